@@ -1,0 +1,1 @@
+"""Interleaved latency measurement and its statistics."""

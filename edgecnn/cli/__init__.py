@@ -1,0 +1,1 @@
+"""One file per verb; heavy imports happen inside the verb."""

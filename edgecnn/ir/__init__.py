@@ -1,0 +1,1 @@
+"""The graph: one small intermediate representation between the net and the file."""

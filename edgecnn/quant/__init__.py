@@ -1,0 +1,1 @@
+"""Measure once, assign per target."""

@@ -1,0 +1,1 @@
+"""One emitter per runtime, one record per target."""
