@@ -1,0 +1,294 @@
+"""How each op kind is written in ONNX: one row for a uniform op, one short function for an irregular one.
+
+A lowering reads its inputs from the writer as float tensors (dequantised codes) and hands its result back to it; the
+writer quantises. Nothing here depends on whether the graph is quantised, except where a trick on codes is the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edgecnn.ir.graph import Array, Note, Op, QParams
+from edgecnn.ir.ops import attrs_of
+from edgecnn.targets.onnx_writer import Writer
+
+Lowering = Callable[[Writer, Op], None]
+
+FLOAT_KINDS = {
+    "sub": "ONNX Runtime has no integer subtraction",
+    "tanh": "ONNX Runtime has no integer tanh",
+    "gelu": "ONNX Runtime has no integer GELU",
+    "silu": "ONNX has no SiLU; Sigmoid and Mul are computed in float and fused (QuickGelu)",
+    "hard_sigmoid": "ONNX Runtime has no integer hard-sigmoid; fold it into the convolution before it",
+    "batch_norm": "it stands behind no convolution that it could be folded into",
+}
+"""Kinds that a quantised model still computes in float, between DequantizeLinear and QuantizeLinear, and why."""
+
+LOWER: dict[str, Lowering] = {}
+
+
+def _lowers(*kinds: str) -> Callable[[Lowering], Lowering]:
+    def add(function: Lowering) -> Lowering:
+        for kind in kinds:
+            LOWER[kind] = function
+        return function
+
+    return add
+
+
+def _uniform(op_type: str, **renamed: str) -> Lowering:
+    """Lowers to one node over the op's inputs; `renamed` maps ONNX attributes to ours."""
+
+    def lower(w: Writer, op: Op) -> None:
+        a = attrs_of(op)
+        inputs = [w.read(name, op) for name in op.inputs]
+        w.finish(op, w.node(op_type, inputs, w.result(op), **{theirs: a[ours] for theirs, ours in renamed.items()}))
+
+    return lower
+
+
+for _kind, _op_type in {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "flatten": "Flatten",
+}.items():
+    LOWER[_kind] = _uniform(_op_type)
+LOWER["leaky_relu"] = _uniform("LeakyRelu", alpha="slope")
+LOWER["softmax"] = _uniform("Softmax", axis="axis")
+LOWER["concat"] = _uniform("Concat", axis="axis")
+LOWER["transpose"] = _uniform("Transpose", perm="perm")
+LOWER["batch_norm"] = _uniform("BatchNormalization", epsilon="eps")
+
+
+def _onnx_pads(pad: tuple[int, int, int, int]) -> list[int]:
+    """(top, bottom, left, right) in the order of ONNX: all beginnings, then all ends."""
+    top, bottom, left, right = pad
+    return [top, left, bottom, right]
+
+
+@_lowers("conv")
+def _conv(w: Writer, op: Op) -> None:
+    a = attrs_of(op)
+    x, weight, *bias = op.inputs
+    w_oihw = w.graph.const(weight)
+    missing = 4 - w_oihw.shape[1] if w.form.pad_stem and a["groups"] == 1 and w_oihw.shape[1] < 4 else 0
+    if missing and w.graph.value(x).q is not None:
+        source = _pad_channels(w, op, missing)
+        w_oihw = np.pad(w_oihw, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    else:
+        source = w.real(x, op)
+    inputs = [source, w.real_constant(weight, w_oihw, w.graph.value(weight).q, op), *(w.real(b, op) for b in bias)]
+    attrs = {
+        "kernel_shape": w_oihw.shape[2:],
+        "strides": a["stride"],
+        "pads": _onnx_pads(a["pad"]),
+        "dilations": a["dilation"],
+        "group": a["groups"],
+    }
+    w.finish(op, w.node("Conv", inputs, w.result(op), **attrs))
+
+
+def _pad_channels(w: Writer, op: Op, count: int) -> str:
+    """The input of `op` with `count` channels of zeros behind its own, added on the codes."""
+    name = op.inputs[0]
+    q = w.graph.value(name).q
+    assert q is not None  # the caller asks only for quantised inputs
+    pads = w.constant(f"{op.output}/stem_pads", np.array([0, 0, 0, 0, 0, count, 0, 0], np.int64))
+    zero = w.constant(f"{op.output}/stem_zero", q.zero_point.astype(q.dtype))
+    padded = w.node("Pad", [w.codes(name), pads, zero], w.fresh(f"{name}/padded"))
+    return w.dequantize(padded, q, w.fresh(f"{padded}/for/{op.output}"))
+
+
+@_lowers("linear")
+def _linear(w: Writer, op: Op) -> None:
+    x, *weights = op.inputs
+    shape = w.shape(x)
+    source = w.real(x, op)
+    result = w.result(op)
+    if len(shape) == 2:
+        w.finish(op, w.node("Gemm", [source, *(w.real(c, op) for c in weights)], result, transB=1))
+        return
+    rows = w.constant(f"{op.output}/rows", np.array([-1, shape[-1]], np.int64))
+    flat = w.node("Reshape", [source, rows], w.fresh(f"{op.output}/flat"))
+    product = w.node("Gemm", [flat, *(w.real(c, op) for c in weights)], w.fresh(f"{op.output}/product"), transB=1)
+    back = w.constant(f"{op.output}/shape", np.array(w.shape(op.output), np.int64))
+    w.finish(op, w.node("Reshape", [product, back], result))
+
+
+@_lowers("hard_swish")
+def _hard_swish(w: Writer, op: Op) -> None:
+    """x * clip(x + 3, 0, 6) / 6. With x coded by scale 6/k and zero point k/2, the gate is the codes between 0 and k
+    read with scale 1/k: a clip of bytes (none if k reaches beyond the codes) and an integer multiplication."""
+    x = op.inputs[0]
+    gate_q = gate_parameters(w.graph.value(x).q)
+    if gate_q is None or w.graph.value(op.output).q is None:
+        if w.graph.value(op.output).q is not None:
+            w.notes.append(
+                Note("float", op.name, False, "the input of hard_swish has no scale 6/k with zero point k/2")
+            )
+        w.finish(op, w.node("HardSwish", [w.real(x, op)], w.result(op)))
+        return
+    codes = w.codes(x)
+    if gate_q.qmax < np.iinfo(gate_q.dtype).max:
+        codes = w.clip_codes(codes, (gate_q.qmin, gate_q.qmax), gate_q, w.fresh(f"{op.output}/gate_codes"))
+    gate = w.dequantize(codes, gate_q, w.fresh(f"{op.output}/gate"))
+    w.finish(op, w.node("Mul", [w.real(x, op), gate], w.result(op)))
+
+
+def gate_parameters(q: QParams | None) -> QParams | None:
+    """The parameters that read clip(codes of x, 0, k) as clip(x + 3, 0, 6) / 6; None if `q` is not 6/k with zero k/2.
+
+    For int8, codes and zero point lie 128 lower. `qmax` is the code of 1, or the largest code if k lies beyond it.
+    """
+    if q is None:
+        return None
+    lowest, highest = int(np.iinfo(q.dtype).min), int(np.iinfo(q.dtype).max)
+    half = int(q.zero_point) - lowest
+    # float32 scales hold 6/k to 24 bits, so a true 6/k is found again to well within 1e-6.
+    if half <= 0 or abs(2 * half * float(q.scale) / 6 - 1) > 1e-6:
+        return None
+    k = 2 * half
+    return QParams.per_tensor(1 / k, lowest, q.dtype, qmin=lowest, qmax=min(lowest + k, highest))
+
+
+@_lowers("hard_sigmoid")
+def _hard_sigmoid(w: Writer, op: Op) -> None:
+    w.finish(op, w.node("HardSigmoid", [w.real(op.inputs[0], op)], w.result(op), alpha=1 / 6, beta=0.5))
+
+
+@_lowers("silu")
+def _silu(w: Writer, op: Op) -> None:
+    # Both nodes read one tensor: ONNX Runtime fuses the pair only then.
+    x = w.real(op.inputs[0], op)
+    gate = w.node("Sigmoid", [x], w.fresh(f"{op.output}/sigmoid"))
+    w.finish(op, w.node("Mul", [x, gate], w.result(op)))
+
+
+@_lowers("gelu")
+def _gelu(w: Writer, op: Op) -> None:
+    """x * (1 + erf(x / sqrt(2))) / 2: opset 17 has no Gelu; runtimes fuse these nodes."""
+    x = w.real(op.inputs[0], op)
+    root, one, half = (
+        w.constant(f"{op.output}/{name}", np.asarray(number, np.float32))
+        for name, number in (("sqrt2", np.sqrt(2)), ("one", 1), ("half", 0.5))
+    )
+    scaled = w.node("Div", [x, root], w.fresh(f"{op.output}/scaled"))
+    erf = w.node("Erf", [scaled], w.fresh(f"{op.output}/erf"))
+    shifted = w.node("Add", [erf, one], w.fresh(f"{op.output}/shifted"))
+    doubled = w.node("Mul", [x, shifted], w.fresh(f"{op.output}/doubled"))
+    w.finish(op, w.node("Mul", [doubled, half], w.result(op)))
+
+
+@_lowers("clip")
+def _clip(w: Writer, op: Op) -> None:
+    w.finish(op, w.clip_real(w.real(op.inputs[0], op), (op.attrs["lo"], op.attrs["hi"]), w.result(op)))
+
+
+@_lowers("max_pool")
+def _max_pool(w: Writer, op: Op) -> None:
+    a = attrs_of(op)
+    attrs = {
+        "kernel_shape": a["kernel"],
+        "strides": a["stride"],
+        "pads": _onnx_pads(a["pad"]),
+        "dilations": a["dilation"],
+    }
+    w.finish(op, w.node("MaxPool", [w.read(op.inputs[0], op)], w.result(op), **attrs))
+
+
+@_lowers("avg_pool")
+def _avg_pool(w: Writer, op: Op) -> None:
+    a = attrs_of(op)
+    x, pad, counted = w.real(op.inputs[0], op), a["pad"], a["counted"]
+    if counted not in (pad, (0, 0, 0, 0)):
+        # ONNX counts all padding or none: what counts is padded beforehand, the rest by the pool.
+        x = _padded(w, x, counted, 0.0, w.fresh(f"{op.output}/counted"))
+        pad = tuple(p - c for p, c in zip(pad, counted, strict=True))
+    attrs = {
+        "kernel_shape": a["kernel"],
+        "strides": a["stride"],
+        "pads": _onnx_pads(pad),
+        "count_include_pad": int(pad == counted and any(pad)),
+    }
+    w.finish(op, w.node("AveragePool", [x], w.result(op), **attrs))
+
+
+@_lowers("global_pool")
+def _global_pool(w: Writer, op: Op) -> None:
+    # GlobalAveragePool has an integer kernel in ONNX Runtime, ReduceMean has none.
+    x, result = w.real(op.inputs[0], op), w.result(op)
+    if attrs_of(op)["keepdims"]:
+        w.finish(op, w.node("GlobalAveragePool", [x], result))
+        return
+    mean = w.node("GlobalAveragePool", [x], w.fresh(f"{op.output}/mean"))
+    w.finish(op, w.node("Flatten", [mean], result))
+
+
+@_lowers("slice")
+def _slice(w: Writer, op: Op) -> None:
+    inputs = [
+        w.constant(f"{op.output}/{name}", np.array([number], np.int64))
+        for name, number in (("start", op.attrs["start"]), ("stop", op.attrs["stop"]), ("axis", op.attrs["axis"]))
+    ]
+    w.finish(op, w.node("Slice", [w.read(op.inputs[0], op), *inputs], w.result(op)))
+
+
+@_lowers("reshape")
+def _reshape(w: Writer, op: Op) -> None:
+    shape = w.constant(f"{op.output}/shape", np.array(w.shape(op.output), np.int64))
+    w.finish(op, w.node("Reshape", [w.read(op.inputs[0], op), shape], w.result(op)))
+
+
+@_lowers("channel_shuffle")
+def _channel_shuffle(w: Writer, op: Op) -> None:
+    n, channels, height, width = w.shape(op.output)
+    groups = op.attrs["groups"]
+    split = w.constant(f"{op.output}/split", np.array([n, groups, channels // groups, height, width], np.int64))
+    whole = w.constant(f"{op.output}/shape", np.array([n, channels, height, width], np.int64))
+    parts = w.node("Reshape", [w.read(op.inputs[0], op), split], w.fresh(f"{op.output}/parts"))
+    mixed = w.node("Transpose", [parts], w.fresh(f"{op.output}/mixed"), perm=(0, 2, 1, 3, 4))
+    w.finish(op, w.node("Reshape", [mixed, whole], w.result(op)))
+
+
+@_lowers("pad")
+def _pad(w: Writer, op: Op) -> None:
+    a = attrs_of(op)
+    source, result = w.read(op.inputs[0], op), w.result(op)
+    fill = np.asarray(a["value"], np.float32)
+    q = w.graph.value(op.output).q
+    if q is not None and w.moves_codes(op):
+        fill = q.quantize(fill)
+    if fill.ndim == 0:
+        w.finish(op, _padded(w, source, a["pad"], fill, result))
+    else:
+        w.finish(op, _framed(w, op, source, fill, result))
+
+
+def _padded(w: Writer, source: str, pad: tuple[int, int, int, int], fill: Array | float, output: str) -> str:
+    """`source` with a border of one number."""
+    top, left, bottom, right = _onnx_pads(pad)
+    pads = w.constant(f"{output}/pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+    number = fill if isinstance(fill, np.ndarray) else np.asarray(fill, np.float32)
+    return w.node("Pad", [source, pads, w.constant(f"{output}/fill", number)], output)
+
+
+def _framed(w: Writer, op: Op, source: str, fill: Array, output: str) -> str:
+    """`source` with a border of one number per channel: Pad knows only one, so strips are concatenated around it."""
+    top, bottom, left, right = op.attrs["pad"]
+    n, channels, height, width = w.shape(op.inputs[0])
+
+    def strip(name: str, rows: int, columns: int) -> list[str]:
+        block = np.broadcast_to(fill.reshape(1, -1, 1, 1), (n, channels, rows, columns))
+        return [w.constant(f"{op.output}/{name}", block)] if rows and columns else []
+
+    above, below = strip("top", top, width + left + right), strip("bottom", bottom, width + left + right)
+    sides = [*strip("left", height, left), source, *strip("right", height, right)]
+    if not above and not below:
+        return w.node("Concat", sides, output, axis=3)
+    middle = w.node("Concat", sides, w.fresh(f"{op.output}/sides"), axis=3) if len(sides) > 1 else source
+    return w.node("Concat", [*above, middle, *below], output, axis=2)
