@@ -1,0 +1,143 @@
+"""One artifact under measurement in this process: load, first inference, warm-up, blocks of timed inferences."""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .errors import BadRequest
+from .machine import machine_facts, peak_rss_bytes
+from .session import ENGINES, Session, open_session
+from .tensor import random_arrays
+
+if TYPE_CHECKING:
+    from .tensor import Array
+
+
+class Measurement:
+    """Opens an artifact and times it; all times are nanoseconds of `time.perf_counter_ns`."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        threads: int = 1,
+        engine: Optional[str] = None,
+        shapes: Optional[Mapping[str, Tuple[int, ...]]] = None,
+    ) -> None:
+        import_ns = _import_engine(engine or ENGINES.get(path[path.rfind(".") :].lower()))
+        self._before = peak_rss_bytes()
+        started = time.perf_counter_ns()
+        self.session: Session = open_session(path, threads=threads, engine=engine, shapes=shapes)
+        self._load_ns = time.perf_counter_ns() - started
+        self._import_ns = import_ns
+        self._fed = False
+
+    def about(self) -> Dict[str, Any]:
+        """What was loaded, where, and how long that took."""
+        session = self.session
+        return {
+            "engine": session.engine,
+            "facts": session.facts,
+            "metadata": session.metadata,
+            "inputs": [spec.to_json() for spec in session.inputs],
+            "outputs": [spec.to_json() for spec in session.outputs],
+            "import_ns": self._import_ns,
+            "load_ns": self._load_ns,
+            "machine": machine_facts(),
+        }
+
+    def feed(self, *, seed: int = 0, files: Sequence[str] = ()) -> None:
+        """Sets the inputs: the arrays in .npy `files`, or seeded random ones."""
+        self.session.set_inputs(load_arrays(files) if files else random_arrays(self.session.inputs, seed=seed))
+        self._fed = True
+
+    def first(self) -> Dict[str, Any]:
+        """Times one inference; called before any other, it is the slow first one."""
+        self._need_inputs()
+        started = time.perf_counter_ns()
+        self.session.invoke()
+        return {"first_ns": time.perf_counter_ns() - started}
+
+    def warm(self, *, runs: int) -> None:
+        """Runs without timing."""
+        self._need_inputs()
+        for _ in range(runs):
+            self.session.invoke()
+
+    def block(self, *, seconds: float, min_runs: int = 3, max_runs: int = 1000, warm: int = 1) -> Dict[str, Any]:
+        """Times inferences one by one for `seconds`, after `warm` untimed ones that refill the caches.
+
+        `cpu_ns` is the processor time of the whole block: far below `wall_ns`, something else ran here.
+        """
+        self.warm(runs=warm)
+        invoke, clock = self.session.invoke, time.perf_counter_ns
+        samples: List[int] = []
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            cpu_started, started = time.process_time_ns(), clock()
+            end = started + int(seconds * 1e9)
+            now = started
+            while len(samples) < min_runs or (now < end and len(samples) < max_runs):
+                before = clock()
+                invoke()
+                now = clock()
+                samples.append(now - before)
+            cpu_ns = time.process_time_ns() - cpu_started
+        finally:
+            if collecting:
+                gc.enable()
+        return {"samples_ns": samples, "wall_ns": now - started, "cpu_ns": cpu_ns}
+
+    def run(self, *, files: Sequence[str], out: Sequence[str]) -> Dict[str, Any]:
+        """Runs the arrays in .npy `files` and writes the outputs to the .npy files `out`: for parity checks."""
+        results = self.session.run(load_arrays(files))
+        if len(out) != len(results):
+            raise BadRequest(f"{len(out)} files for {len(results)} outputs")
+        for i, path in enumerate(out):
+            np.save(path, results[i], allow_pickle=False)
+        return {}
+
+    def memory(self) -> Dict[str, Any]:
+        """Peak memory of this process in bytes, and what it was before the artifact was opened."""
+        return {"peak_rss_bytes": peak_rss_bytes(), "before_rss_bytes": self._before}
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self.session.close()
+
+    def _need_inputs(self) -> None:
+        if not self._fed:
+            self.feed()
+
+
+def _import_engine(name: Optional[str]) -> int:
+    started = time.perf_counter_ns()
+    if name == "litert":
+        from . import litert
+
+        litert.import_engine()
+    elif name == "ort":
+        from . import ort
+
+        ort.import_engine()
+    return time.perf_counter_ns() - started
+
+
+def load_arrays(files: Sequence[str]) -> List[Array]:
+    """The arrays of .npy files, never unpickled.
+
+    Raises:
+        BadRequest: a file is missing or is no .npy file of numbers.
+    """
+    arrays: List[Array] = []
+    for path in files:
+        try:
+            arrays.append(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise BadRequest(f"`{path}` cannot be read as .npy: {error}", where=path) from error
+    return arrays

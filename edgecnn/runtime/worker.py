@@ -1,0 +1,147 @@
+"""The two ways to drive a measurement from outside: a job file, and JSON lines on a pipe.
+
+A pipe lets the host interleave several artifacts, each in a fresh process of its own, block by block. Each request is
+one line `{"do": NAME, ...arguments}`; each answer is one line `{"ok": true, ...}` or `{"ok": false, "error": {...}}`.
+Requests: `load`, `feed`, `first`, `warm`, `block`, `run`, `memory` (see `measure.Measurement`) and `quit`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import IO, Any, Dict, List, Optional
+
+from .errors import BadRequest, RuntimeFailure
+from .measure import Measurement
+
+REQUESTS = ("feed", "first", "warm", "block", "run", "memory")
+
+JOB_DEFAULTS: Dict[str, Any] = {
+    "threads": 1,
+    "engine": None,
+    "shapes": {},
+    "inputs": [],
+    "seed": 0,
+    "warm_runs": 5,
+    "blocks": 20,
+    "block_seconds": 0.1,
+    "min_runs": 3,
+    "max_runs": 1000,
+}
+"""The keys of a job beside `artifact`, with what they are if left out; paths are relative to the job's folder."""
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """`JOB.json [RUN.json]` or `--worker`; the exit code is 0, 1 for a failure, 2 for wrong usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--worker"]:
+        serve()
+        return 0
+    if len(arguments) not in (1, 2) or arguments[0].startswith("-"):
+        print("usage: runtime JOB.json [RUN.json]   or   runtime --worker", file=sys.stderr)
+        return 2
+    job = arguments[0]
+    run = arguments[1] if len(arguments) == 2 else os.path.join(os.path.dirname(job), "run.json")
+    record = run_job(job)
+    partial = run + ".partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    os.replace(partial, run)
+    if "error" in record:
+        print(record["error"]["message"], file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_job(path: str) -> Dict[str, Any]:
+    """Does what the job file at `path` asks for; a failure is told under `error`."""
+    try:
+        job = _read_job(path)
+        return {"job": job, **_measure(job, os.path.dirname(path))}
+    except RuntimeFailure as failure:
+        return {"error": failure.to_json()}
+
+
+def _read_job(path: str) -> Dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            asked = json.load(file)
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"the job `{path}` cannot be read: {error}", where=path) from error
+    if not isinstance(asked, dict) or not isinstance(asked.get("artifact"), str):
+        raise BadRequest("a job is an object with at least `artifact`, a path", where=path)
+    stray = sorted(set(asked) - set(JOB_DEFAULTS) - {"artifact"})
+    if stray:
+        raise BadRequest(f"unknown keys {stray} in the job", where=path, do="known: " + ", ".join(sorted(JOB_DEFAULTS)))
+    return {**JOB_DEFAULTS, **asked}
+
+
+def _measure(job: Dict[str, Any], folder: str) -> Dict[str, Any]:
+    measurement = Measurement(
+        os.path.join(folder, job["artifact"]),
+        threads=job["threads"],
+        engine=job["engine"],
+        shapes={name: tuple(shape) for name, shape in job["shapes"].items()},
+    )
+    measurement.feed(seed=job["seed"], files=[os.path.join(folder, name) for name in job["inputs"]])
+    record = {**measurement.about(), **measurement.first()}
+    measurement.warm(runs=job["warm_runs"])
+    record["blocks"] = [
+        measurement.block(seconds=job["block_seconds"], min_runs=job["min_runs"], max_runs=job["max_runs"])
+        for _ in range(job["blocks"])
+    ]
+    record.update(measurement.memory())
+    measurement.close()
+    return record
+
+
+def serve() -> None:
+    """Answers requests on stdin until `quit` or the end of the input.
+
+    Whatever the engine itself prints on stdout goes to stderr, so that the answers stay readable.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    measurement: Optional[Measurement] = None
+    for line in sys.stdin:
+        try:
+            request = _parse(line)
+            name = request.pop("do")
+            if name == "quit":
+                break
+            if name == "load":
+                measurement = _load(request)
+                answer: Any = measurement.about()
+            elif measurement is None:
+                raise BadRequest(f"`{name}` before `load`")
+            else:
+                answer = getattr(measurement, name)(**request)
+            _answer(answers, {"ok": True, **(answer or {})})
+        except RuntimeFailure as failure:
+            _answer(answers, {"ok": False, "error": failure.to_json()})
+        except (TypeError, KeyError) as error:
+            _answer(answers, {"ok": False, "error": BadRequest(f"wrong arguments: {error}").to_json()})
+    if measurement is not None:
+        measurement.close()
+
+
+def _parse(line: str) -> Dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except ValueError as error:
+        raise BadRequest(f"a request is no JSON: {error}") from error
+    name = request.get("do") if isinstance(request, dict) else None
+    if name not in (*REQUESTS, "load", "quit"):
+        raise BadRequest(f"unknown request {name!r}", do="one of load, quit, " + ", ".join(REQUESTS))
+    return dict(request)
+
+
+def _load(request: Dict[str, Any]) -> Measurement:
+    shapes = {name: tuple(shape) for name, shape in request.pop("shapes", {}).items()}
+    return Measurement(request.pop("path"), shapes=shapes, **request)
+
+
+def _answer(answers: IO[str], record: Dict[str, Any]) -> None:
+    answers.write(json.dumps(record) + "\n")
+    answers.flush()
