@@ -1,0 +1,49 @@
+"""Batch norm's running statistics, measured afresh for the weights as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgecnn.errors import InputError
+
+
+def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]) -> None:
+    """Sets every running mean and variance of `module`, in place, to the averages over the batches `inputs`.
+
+    Training tracks them with a moving average over changing weights, and random weights have none at all; both make
+    the net in inference mode another one than the net that was meant. Only batch norm runs in training mode here
+    (dropout stays off), no weight changes, and the module's modes and momenta are restored.
+
+    Shapes:
+        Each of `inputs` float32 (N, channels, height, width).
+
+    Raises:
+        InputError: there is no batch.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    training = [(layer, layer.training) for layer in module.modules()]
+    momenta = [layer.momentum for layer in norms]
+    count = 0
+    try:
+        module.eval()
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # PyTorch: the cumulative average of all batches
+            layer.train()
+        with torch.no_grad():
+            for x in inputs:
+                module(torch.from_numpy(x))
+                count += 1
+    finally:
+        for part, mode in training:
+            part.training = mode
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    if not count:
+        raise InputError("no images to measure batch norm's statistics on")

@@ -1,0 +1,42 @@
+"""The accuracy of a torch module on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgecnn.data.accuracy import Accuracy, score
+from edgecnn.data.dataset import Dataset, Role
+from edgecnn.data.source import Split
+
+
+def evaluate(
+    module: nn.Module,
+    dataset: Dataset,
+    *,
+    split: Split | Role = "evaluation",
+    batch_size: int = 256,
+    limit: int | None = None,
+) -> Accuracy:
+    """The accuracy of `module` in inference mode on a split of `dataset`; the module's mode is restored.
+
+    Raises:
+        CheckFailed: an answer is not finite.
+        InputError: the data have no labels, or an image cannot be read.
+    """
+
+    def answers() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
+        for x, y in dataset.batches(batch_size, split=split, limit=limit):
+            yield module(torch.from_numpy(x)).numpy(), y
+
+    mode = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            return score(answers())
+    finally:
+        module.train(mode)

@@ -1,0 +1,186 @@
+"""Training a net from scratch: SGD or AdamW, warm-up and cosine, label smoothing; the same seed gives the same net."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecnn.data.accuracy import Accuracy
+from edgecnn.data.dataset import Dataset
+from edgecnn.data.preprocessing import normalize
+from edgecnn.errors import CheckFailed, InputError
+from edgecnn.train.augment import AUGMENTATIONS
+from edgecnn.train.batchnorm import recalibrate_batch_norm
+from edgecnn.train.evaluate import evaluate
+from edgecnn.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """How one epoch went.
+
+    Units: `loss` is the mean over the epoch's steps (nats); `train_top1` in percent, on the augmented images as the
+    net met them; `lr` the learning rate of the last step; `seconds` wall-clock time of the epoch.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    train_top1: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to: one report per epoch, and the accuracy on the evaluation split at the end."""
+
+    history: tuple[EpochReport, ...]
+    accuracy: Accuracy
+    seconds: float
+
+
+Progress = Callable[[EpochReport], None]
+
+
+def train_net(
+    module: nn.Module,
+    dataset: Dataset,
+    *,
+    settings: TrainSettings,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Trains `module` in place on the calibration split of `dataset` and leaves it in inference mode.
+
+    The evaluation split is looked at once, after the last step; nothing is chosen by it. Batch norm's statistics are
+    measured afresh at the end. The order of the images, augmentation and dropout depend on `seed` alone; the initial
+    weights are the module's own, so seed their making too. torch's global random state is left as it was.
+
+    Args:
+        module: takes float32 (N, channels, height, width), returns logits (N, classes).
+        dataset: labelled images; its training split is decoded once and held in memory as uint8.
+        settings: the recipe's `[train]` table.
+        seed: see above.
+        progress: called after each epoch.
+
+    Raises:
+        InputError: the data have no labels, no split to evaluate on, or too few images for one batch.
+        CheckFailed: the loss is no longer finite; epoch and step are named.
+    """
+    started = time.monotonic()
+    x_nchw, labels = _training_images(dataset, settings)
+    schedule = _Schedule(settings, steps_per_epoch=len(labels) // settings.batch_size)
+    optimizer = _optimizer(module, settings)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    augment = AUGMENTATIONS[settings.augment]
+    generator = torch.Generator().manual_seed(seed)
+    history: list[EpochReport] = []
+    module.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # for dropout, which takes no generator
+        for epoch in range(settings.epochs):
+            epoch_started = time.monotonic()
+            losses, right = [], 0
+            for step, chosen in enumerate(_shuffled(len(labels), settings.batch_size, generator)):
+                lr = schedule.lr(epoch, step)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                logits = module(augment(x_nchw[chosen], generator))
+                loss = loss_of(logits, labels[chosen])
+                losses.append(_finite(loss, epoch, step, lr))
+                right += int((logits.detach().argmax(1) == labels[chosen]).sum())
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            seen = len(losses) * settings.batch_size
+            report = EpochReport(
+                epoch=epoch + 1,
+                epochs=settings.epochs,
+                loss=float(np.mean(losses)),
+                train_top1=100 * right / seen,
+                lr=lr,
+                seconds=time.monotonic() - epoch_started,
+            )
+            history.append(report)
+            if progress is not None:
+                progress(report)
+    recalibrate_batch_norm(module, (part.numpy() for part in torch.split(x_nchw, 256)))
+    module.eval()
+    return TrainResult(tuple(history), evaluate(module, dataset), time.monotonic() - started)
+
+
+def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+    train, test = dataset.split_of("calibration"), dataset.split_of("evaluation")
+    if dataset.classes is None:
+        raise InputError("training needs labels", where=dataset.name, do="use a folder with one subfolder per class")
+    if train == test:
+        raise InputError(
+            "the data have no images apart from those to train on",
+            where=dataset.name,
+            do="give folders `train` and `test`, or a share to hold out",
+        )
+    parts = list(dataset.raw_batches(256, split="calibration"))
+    pixels = np.concatenate([pixels for pixels, _ in parts])
+    labels = np.concatenate([labels for _, labels in parts if labels is not None])
+    if len(labels) < settings.batch_size:
+        raise InputError(
+            f"{len(labels)} training images do not fill one batch",
+            where=dataset.name,
+            expected=f"at least batch_size = {settings.batch_size}",
+            do="lower batch_size, or give more images",
+        )
+    return torch.from_numpy(normalize(pixels, dataset.preprocessing)), torch.from_numpy(labels)
+
+
+def _optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    # Biases and batch norm are vectors; decaying them costs accuracy and regularises nothing.
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """A learning rate that rises linearly and falls along a cosine, step by step."""
+
+    settings: TrainSettings
+    steps_per_epoch: int
+
+    def lr(self, epoch: int, step: int) -> float:
+        done = epoch * self.steps_per_epoch + step + 1
+        total = self.settings.epochs * self.steps_per_epoch
+        warmup = min(self.settings.warmup_epochs * self.steps_per_epoch, total - 1)
+        if done <= warmup:
+            return self.settings.lr * done / warmup
+        return self.settings.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (total - warmup + 1)))
+
+
+def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of whole batches, in a new order at each call."""
+    order = torch.randperm(count, generator=generator)
+    for start in range(0, count - batch_size + 1, batch_size):
+        yield order[start : start + batch_size]
+
+
+def _finite(loss: Tensor, epoch: int, step: int, lr: float) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise CheckFailed(
+            f"the loss is {value}",
+            where=f"epoch {epoch + 1}, step {step + 1}",
+            got=f"learning rate {lr:.3g}",
+            do="lower lr, raise warmup_epochs, or check the data for damaged images",
+        )
+    return value
