@@ -1,0 +1,128 @@
+"""ONNX Runtime on its CPU provider: the targets `onnx-int8` and `onnx-fp32`, and what each core decides.
+
+Every choice below was measured; `facts/runtimes.md` sections 3 and 6.3 hold the numbers:
+
+- Activations are uint8, except on cores with the int8 dot product but without int8 matrix multiply: there, and only
+  there, the kernels for int8 activations are lighter. int8 stays asymmetric.
+- Depthwise channels are padded to multiples of 16: the fast depthwise kernel has no other form.
+- The stem's input is padded to four channels on x86 only.
+- ShuffleNet's shuffles are folded into weights, except on cores without dot product, where moving bytes costs less than
+  multiplying them by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from edgecnn.errors import unknown
+from edgecnn.ir.graph import Graph, Pass
+from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
+from edgecnn.passes.hetconv import hetconv
+from edgecnn.passes.pad_channels import pad_channels
+from edgecnn.passes.shuffle_onehot import shuffle_onehot
+from edgecnn.passes.standard import STANDARD
+from edgecnn.quant.scheme import ORT_S8, ORT_U8, Scheme
+from edgecnn.targets import onnx
+from edgecnn.targets.onnx_writer import Form
+from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "hetconv_form": ("grouped", "split", "dense"),
+    "stem": ("auto", "pad", "plain"),
+    "pad_channels": ("auto", "16", "32", "off"),
+    "shuffle": ("auto", "fold", "transpose"),
+    "silu": ("int8", "float"),
+}
+"""The settings of both targets with their legal values, the default first."""
+
+MEANING: dict[str, str] = {
+    "hetconv_form": "how a heterogeneous convolution runs: as grouped and pointwise, split, or one dense convolution",
+    "stem": "pad: the first convolution reads four channels; auto: on x86",
+    "pad_channels": "depthwise channels are padded to a multiple of this; auto: 16",
+    "shuffle": "channel shuffles: fold them into weights, or transpose; auto: fold, but not on armv8",
+    "silu": "int8: SiLU as an integer sigmoid and product; float: computed in float, fused",
+}
+INT8_SETTINGS = ("hetconv_form", "stem", "pad_channels", "shuffle", "silu")
+FLOAT_SETTINGS = ("hetconv_form",)
+
+
+def setting(settings: Mapping[str, str], name: str) -> str:
+    """The value of a setting, its default if it is not given.
+
+    Raises:
+        UsageError: the value is not legal.
+    """
+    value = settings.get(name, SETTINGS[name][0])
+    if value not in SETTINGS[name]:
+        raise unknown(f"value of the setting {name}", value, SETTINGS[name])
+    return value
+
+
+def int8_scheme(cpu: Cpu) -> Scheme:
+    """uint8 or int8 activations, by core."""
+    return ORT_S8 if cpu == "armv8-dot" else ORT_U8
+
+
+def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
+    """The rewrites before measuring: the standard ones, then the forms that integer kernels are fast in."""
+    passes: list[Pass] = [*float_passes(cpu, settings), fold_hard_sigmoid]
+    if setting(settings, "silu") == "int8":
+        passes.append(split_silu)
+    shuffle = setting(settings, "shuffle")
+    if shuffle == "fold" or (shuffle == "auto" and cpu != "armv8"):
+        passes.append(shuffle_onehot)
+    multiple = setting(settings, "pad_channels")
+    if multiple != "off":
+        passes.append(partial(pad_channels, multiple=16 if multiple == "auto" else int(multiple)))
+    return tuple(passes)
+
+
+def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
+    """The rewrites of the float target: ONNX Runtime fuses the rest by itself."""
+    form = setting(settings, "hetconv_form")
+    return (*STANDARD, hetconv(form))  # type: ignore[arg-type]  # `setting` has checked it
+
+
+def emit_int8(graph: Graph, options: EmitOptions) -> Emitted:
+    """The QDQ model of a quantised graph for the core in `options`."""
+    stem = setting(options.settings, "stem")
+    form = Form(pad_stem=stem == "pad" or (stem == "auto" and options.cpu == "x86"))
+    return onnx.emit(graph, options, form=form)
+
+
+def emit_float(graph: Graph, options: EmitOptions) -> Emitted:
+    """The float model of a graph."""
+    return onnx.emit(graph, options)
+
+
+def _described(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"{MEANING[name]} ({' | '.join(SETTINGS[name])}; default {SETTINGS[name][0]})" for name in names}
+
+
+TARGETS.add(
+    "onnx-int8",
+    Target(
+        name="onnx-int8",
+        runtime="ort",
+        suffix=".onnx",
+        input_types=("float32", "uint8", "int8"),
+        scheme=int8_scheme,
+        passes=int8_passes,
+        emit=emit_int8,
+        settings=_described(INT8_SETTINGS),
+    ),
+)
+TARGETS.add(
+    "onnx-fp32",
+    Target(
+        name="onnx-fp32",
+        runtime="ort",
+        suffix=".onnx",
+        input_types=("float32",),
+        scheme=None,
+        passes=float_passes,
+        emit=emit_float,
+        settings=_described(FLOAT_SETTINGS),
+    ),
+)
