@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import BadRequest
 from .machine import machine_facts, peak_rss_bytes
-from .session import ENGINES, Session, open_session
+from .session import Session, engine_for, open_session
 from .tensor import random_arrays
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Measurement:
         engine: Optional[str] = None,
         shapes: Optional[Mapping[str, Tuple[int, ...]]] = None,
     ) -> None:
-        import_ns = _import_engine(engine or ENGINES.get(path[path.rfind(".") :].lower()))
+        engine = engine or engine_for(path)
+        import_ns = _import_engine(engine)
         self._before = peak_rss_bytes()
         started = time.perf_counter_ns()
         self.session: Session = open_session(path, threads=threads, engine=engine, shapes=shapes)
@@ -115,7 +116,7 @@ class Measurement:
             self.feed()
 
 
-def _import_engine(name: Optional[str]) -> int:
+def _import_engine(name: str) -> int:
     started = time.perf_counter_ns()
     if name == "litert":
         from . import litert

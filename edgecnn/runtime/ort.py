@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
 
 from .errors import BadArtifact, BadRequest, EngineFailed, EngineMissing
@@ -79,7 +80,8 @@ def create(engine: Any, path: str, chosen: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from ..." says its class thrice.
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.splitlines()[0]) if text else type(error).__name__
 
 
 class OrtSession:

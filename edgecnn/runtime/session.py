@@ -72,15 +72,8 @@ def open_session(
     path = os.fspath(path)
     if not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise BadRequest(f"{threads!r} threads", do="give a whole number from 1 on")
-    if engine is None:
-        engine = ENGINES.get(os.path.splitext(path)[1].lower())
-        if engine is None:
-            raise BadArtifact(
-                f"no engine runs `{os.path.basename(path)}`",
-                where=path,
-                do="give a file that ends in " + " or ".join(sorted(ENGINES)),
-            )
-    _check_file(path)
+    engine = engine or engine_for(path)
+    check_file(path)
     if engine == "litert":
         from .litert import LitertSession
 
@@ -92,7 +85,28 @@ def open_session(
     raise BadRequest(f"unknown engine `{engine}`", do="one of " + ", ".join(sorted(ENGINES.values())))
 
 
-def _check_file(path: str) -> None:
+def engine_for(path: str) -> str:
+    """The name of the engine that runs files with the suffix of `path`.
+
+    Raises:
+        BadArtifact: no engine does.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in ENGINES:
+        raise BadArtifact(
+            f"no engine runs `{os.path.basename(path)}`",
+            where=path,
+            do="give a file that ends in " + " or ".join(sorted(ENGINES)),
+        )
+    return ENGINES[suffix]
+
+
+def check_file(path: str) -> None:
+    """Checks that `path` is a file with something in it.
+
+    Raises:
+        BadArtifact: it is not.
+    """
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise BadArtifact(f"`{os.path.basename(path) or path}` {what}", where=path, do="check the path")

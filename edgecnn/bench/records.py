@@ -1,0 +1,190 @@
+"""The result of a comparison: one `ArtifactRun` per artifact, and the `BenchReport` that holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.bench import stats
+from edgecnn.bench.stats import Array, Interval
+
+REFERENCE = Interval(1.0, 1.0)
+"""The ratio of the first artifact to itself: exact, as no interval of a measured ratio is."""
+
+MAX_DRIFT = 0.05
+MAX_SPREAD = 0.10
+MIN_CPU_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class ArtifactRun:
+    """What was measured of one artifact. Times in milliseconds, memory in 10^6 bytes.
+
+    Args:
+        artifact: the path as it was given.
+        blocks: the raw samples, nanoseconds, one array per round.
+        median_ms: of all samples.
+        ci95: 95 % interval of the median.
+        ratio: median over the first artifact's; below 1 is faster.
+        ratio_ci95: 95 % interval of the ratio.
+        first_ms: the first inference after loading, median over processes.
+        load_ms: opening the file until it can run, without importing the engine; median over processes.
+        peak_mb: the most memory the whole process held.
+        model_mb: what of it came with the artifact.
+        unstable: reasons to distrust the numbers; empty if there are none.
+        notes: what else the reader must know, such as operators outside of XNNPACK.
+        engine: name and version.
+    """
+
+    artifact: str
+    blocks: tuple[Array, ...]
+    median_ms: float
+    ci95: Interval
+    p90_ms: float
+    p99_ms: float
+    ratio: float
+    ratio_ci95: Interval
+    first_ms: float
+    load_ms: float
+    peak_mb: float
+    model_mb: float
+    unstable: tuple[str, ...]
+    notes: tuple[str, ...]
+    engine: Mapping[str, str]
+
+    @property
+    def samples(self) -> int:
+        """How many inferences were timed."""
+        return sum(len(block) for block in self.blocks)
+
+    @property
+    def verdict(self) -> str:
+        """Faster or slower than the first artifact, if the interval of the ratio allows to say so."""
+        if self.ratio_ci95 == REFERENCE:
+            return "the reference"
+        if 1.0 in self.ratio_ci95:
+            return "no significant difference"
+        return f"{1 / self.ratio:.2f} times faster" if self.ratio < 1 else f"{self.ratio:.2f} times slower"
+
+    def to_json(self, *, samples: bool = False) -> dict[str, Any]:
+        """The run as plain data; with the raw samples if `samples`."""
+        record: dict[str, Any] = {
+            "artifact": self.artifact,
+            "median_ms": self.median_ms,
+            "ci95_ms": [self.ci95.low, self.ci95.high],
+            "p90_ms": self.p90_ms,
+            "p99_ms": self.p99_ms,
+            "ratio": self.ratio,
+            "ratio_ci95": [self.ratio_ci95.low, self.ratio_ci95.high],
+            "verdict": self.verdict,
+            "first_ms": self.first_ms,
+            "load_ms": self.load_ms,
+            "peak_mb": self.peak_mb,
+            "model_mb": self.model_mb,
+            "samples": self.samples,
+            "unstable": list(self.unstable),
+            "notes": list(self.notes),
+            "engine": dict(self.engine),
+        }
+        if samples:
+            record["blocks_ns"] = [block.tolist() for block in self.blocks]
+        return record
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """An interleaved comparison of artifacts on one machine; the first run is what the ratios refer to."""
+
+    runs: tuple[ArtifactRun, ...]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    threads: int
+    min_seconds: float
+    processes: int
+    seed: int
+
+    def to_json(self, *, samples: bool = False) -> dict[str, Any]:
+        """The report as plain data; with the raw samples if `samples`."""
+        return {
+            "runs": [run.to_json(samples=samples) for run in self.runs],
+            "machine": dict(self.machine),
+            "versions": dict(self.versions),
+            "threads": self.threads,
+            "min_seconds": self.min_seconds,
+            "blocks": len(self.runs[0].blocks),
+            "processes": self.processes,
+            "seed": self.seed,
+        }
+
+    def write(self, path: Path) -> None:
+        """Writes the report with its raw samples as JSON."""
+        path.write_text(json.dumps(self.to_json(samples=True)) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The raw answers of the processes that measured one artifact, before statistics."""
+
+    artifact: str
+    blocks: tuple[Array, ...]
+    cpu_share: float
+    first_ns: tuple[int, ...]
+    load_ns: tuple[int, ...]
+    peak_bytes: int
+    before_bytes: int
+    about: Mapping[str, Any]
+
+
+def summarize(measured: Measured, reference: Measured, *, threads: int, seed: int) -> ArtifactRun:
+    """The statistics of `measured`, with ratios to `reference` (which may be itself)."""
+    pooled = np.concatenate(measured.blocks)
+    p90, p99 = np.quantile(pooled, [0.9, 0.99])
+    median = stats.pooled_median(measured.blocks)
+    itself = measured is reference
+    return ArtifactRun(
+        artifact=measured.artifact,
+        blocks=measured.blocks,
+        median_ms=median / 1e6,
+        ci95=stats.median_interval(measured.blocks, seed=seed).scaled(1e-6),
+        p90_ms=float(p90) / 1e6,
+        p99_ms=float(p99) / 1e6,
+        ratio=1.0 if itself else median / stats.pooled_median(reference.blocks),
+        ratio_ci95=REFERENCE if itself else stats.ratio_interval(measured.blocks, reference.blocks, seed=seed),
+        first_ms=float(np.median(measured.first_ns)) / 1e6,
+        load_ms=float(np.median(measured.load_ns)) / 1e6,
+        peak_mb=measured.peak_bytes / 1e6,
+        model_mb=max(0, measured.peak_bytes - measured.before_bytes) / 1e6,
+        unstable=tuple(_doubts(measured, threads)),
+        notes=tuple(_remarks(measured)),
+        engine=measured.about["engine"],
+    )
+
+
+def _doubts(measured: Measured, threads: int) -> list[str]:
+    doubts = []
+    change = stats.drift(measured.blocks)
+    if abs(change) > MAX_DRIFT:
+        word = "slower" if change > 0 else "faster"
+        doubts.append(f"the last third is {abs(change):.0%} {word} than the first")
+    width = stats.spread(measured.blocks)
+    if width > MAX_SPREAD:
+        doubts.append(f"the middle half of the blocks' medians spreads over {width:.0%}")
+    # With several threads the processor time of waiting ones hides what was missing.
+    if threads == 1 and measured.cpu_share < MIN_CPU_SHARE:
+        doubts.append(f"it got only {measured.cpu_share:.0%} of a core; other programs were running")
+    return doubts
+
+
+def _remarks(measured: Measured) -> list[str]:
+    facts = measured.about["facts"]
+    operators, delegated = facts.get("operators"), facts.get("delegated")
+    if operators is None or operators == delegated:
+        return []
+    if delegated == 0:
+        return ["XNNPACK took none of its operators; `edgecnn doctor` says whether this runtime can"]
+    return [f"{operators - delegated} of {operators} operators run outside of XNNPACK"]
