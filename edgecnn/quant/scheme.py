@@ -21,6 +21,8 @@ class Scheme:
             scale 1/k (ONNX Runtime; k even, as large as the range allows).
         float_bias: the bias stays float (TensorRT) instead of int32 with scale s_x * s_w.
         float_kinds: op kinds that stay float in this runtime.
+        xnnpack_limits: keep the ratios of scales within what XNNPACK's kernels take; beyond them an op silently
+            leaves the fast path.
     """
 
     name: str
@@ -29,8 +31,9 @@ class Scheme:
     hard_swish: Literal["table", "clip_mul"] = "table"
     float_bias: bool = False
     float_kinds: frozenset[str] = frozenset()
+    xnnpack_limits: bool = False
 
 
-LITERT = Scheme("litert-s8")
+LITERT = Scheme("litert-s8", xnnpack_limits=True)
 ORT_U8 = Scheme("ort-u8s8", "uint8", hard_swish="clip_mul")
 ORT_S8 = Scheme("ort-s8s8", "int8", hard_swish="clip_mul")

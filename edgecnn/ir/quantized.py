@@ -1,0 +1,245 @@
+"""The meaning of a quantised graph in integers, as XNNPACK (LiteRT on CPU) computes it.
+
+An op computes on codes when every activation and constant it reads, and its output, have parameters; otherwise it is
+part of a float island: its coded inputs are dequantised, it runs as `ir.reference` says, and a coded output is
+quantised. Codes are arrays in the type of their parameters, NCHW like the graph; values without parameters are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgecnn.ir import reference
+from edgecnn.ir.graph import Array, Graph, Op, QParams
+from edgecnn.ir.ops import NO_CLIP, SAME_CODES, attrs_of
+from edgecnn.ir.rounding import F32, add_codes, codes_of, multiply_codes, real_of, requantize
+
+Attrs = Mapping[str, Any]
+Watch = Callable[[str, Array], None]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An operand: codes and what they mean."""
+
+    codes: Array
+    q: QParams
+
+    @property
+    def centred(self) -> Array:
+        """The codes less the zero point, as exact float32 integers."""
+        centred: Array = self.codes.astype(F32) - F32(int(self.q.zero_point))
+        return centred
+
+
+INTEGER: dict[str, Callable[[Attrs, list[Coded], QParams], Array]] = {}
+
+
+def _meaning(*kinds: str) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+    def add(function: Callable[..., Array]) -> Callable[..., Array]:
+        for kind in kinds:
+            INTEGER[kind] = function
+        return function
+
+    return add
+
+
+def run_codes(graph: Graph, x_codes: Array, *, watch: Watch | None = None) -> list[Array]:
+    """The outputs of a quantised graph with one input.
+
+    Args:
+        graph: from `quant.assign`.
+        x_codes: codes of the input batch, NCHW (float32 if the input has no parameters).
+        watch: called with every activation's name and codes as it is made, the input's first.
+
+    Returns:
+        One array per output: codes, or float32 where the output has no parameters.
+    """
+    last = {name: op.output for op in graph.ops for name in op.inputs}
+    live = {graph.inputs[0]: x_codes}
+    if watch:
+        watch(graph.inputs[0], x_codes)
+    for op in graph.ops:
+        live[op.output] = apply_codes(graph, op, [live[name] for name in graph.activations(op)])
+        if watch:
+            watch(op.output, live[op.output])
+        for name in set(op.inputs):
+            if last[name] == op.output and name not in graph.outputs:
+                live.pop(name, None)
+    return [live[name] for name in graph.outputs]
+
+
+def apply_codes(graph: Graph, op: Op, inputs: Sequence[Array]) -> Array:
+    """The output of one op: codes, or float32 where its output has no parameters.
+
+    Args:
+        graph: the quantised graph that holds `op` and its constants.
+        op: the op.
+        inputs: one array for each entry of `graph.activations(op)`, in that order.
+    """
+    given = iter(inputs)
+    y_q = graph.value(op.output).q
+    operands: list[Coded | Array] = []
+    for name in op.inputs:
+        value = graph.value(name)
+        if value.data is None:
+            array = next(given)
+            operands.append(array if value.q is None else Coded(array, value.q))
+        else:
+            operands.append(value.data if value.q is None else Coded(value.codes, value.q))
+    coded = [operand for operand in operands if isinstance(operand, Coded)]
+    if y_q is not None and len(coded) == len(operands):
+        return INTEGER[op.kind](attrs_of(op), coded, y_q)
+    return _float_island(op, operands, y_q)
+
+
+def _float_island(op: Op, operands: list[Coded | Array], y_q: QParams | None) -> Array:
+    reals = [o.q.dequantize(o.codes) if isinstance(o, Coded) else o for o in operands]
+    with torch.inference_mode():
+        y = reference.apply(op, [torch.from_numpy(np.ascontiguousarray(r, F32)) for r in reals])
+    real: Array = y.numpy()
+    return real if y_q is None else y_q.quantize(real)
+
+
+# ---- products: exact sums, then one rounding -------------------------------------------------------------------------
+
+
+def _exact_type(weight: Array, x_q: QParams) -> torch.dtype:
+    """float32 if no sum of products can leave the integers it holds exactly, else float64.
+
+    A partial sum is at most the sum of |w| over an output's weights times the largest centred code.
+    """
+    reach = max(abs(x_q.qmin - int(x_q.zero_point)), abs(x_q.qmax - int(x_q.zero_point)))
+    sums = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1)
+    return torch.float32 if int(sums.max(initial=0)) * reach <= 2**24 else torch.float64
+
+
+def _products(operands: list[Coded], run: Callable[[Tensor, Tensor], Tensor]) -> Array:
+    x, w = operands[0], operands[1]
+    dtype = _exact_type(w.codes, x.q)
+    with torch.inference_mode():
+        y: Array = run(torch.from_numpy(x.centred).to(dtype), torch.from_numpy(w.codes).to(dtype)).numpy()
+    return y
+
+
+@_meaning("conv")
+def _conv(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        padded = reference.pad_nchw(x, a["pad"], 0.0)
+        return F.conv2d(padded, w, None, a["stride"], 0, a["dilation"], a["groups"])
+
+    return _with_bias(a, operands, _products(operands, run), y_q, (1, -1, 1, 1))
+
+
+@_meaning("linear")
+def _linear(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    return _with_bias(a, operands, _products(operands, F.linear), y_q, (-1,))
+
+
+def _with_bias(a: Attrs, operands: list[Coded], products: Array, y_q: QParams, shape: tuple[int, ...]) -> Array:
+    x, w = operands[0], operands[1]
+    scale = F32(x.q.scale) * w.q.scale / F32(y_q.scale)  # in XNNPACK's order
+    acc = products.astype(np.float64)
+    if len(operands) > 2:
+        acc += operands[2].codes.reshape(shape)
+    return requantize(acc, scale.astype(F32).reshape(shape), y_q, a["clip"])
+
+
+@_meaning("add")
+def _add(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    x, y = operands
+    return add_codes(x.codes, y.codes, x.q, y.q, y_q, a["clip"])
+
+
+@_meaning("sub")
+def _sub(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    x, y = operands
+    return add_codes(x.codes, y.codes, x.q, y.q, y_q, a["clip"], sign=-1)
+
+
+@_meaning("mul")
+def _mul(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    x, y = operands
+    return multiply_codes(x.codes, y.codes, x.q, y.q, y_q, a["clip"])
+
+
+# ---- means -----------------------------------------------------------------------------------------------------------
+
+
+@_meaning("global_pool")
+def _global_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    (x,) = operands
+    count = x.codes.shape[2] * x.codes.shape[3]
+    acc = (x.codes.astype(np.int32) - x.q.zero_point).sum(axis=(2, 3), keepdims=a["keepdims"])
+    return requantize(acc, F32(x.q.scale) / F32(y_q.scale) / F32(count), y_q, NO_CLIP)
+
+
+@_meaning("avg_pool")
+def _avg_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    (x,) = operands
+    with torch.inference_mode():
+        mean = reference.FLOAT["avg_pool"](a, torch.from_numpy(x.centred).double()).numpy()
+    return requantize(mean, F32(x.q.scale) / F32(y_q.scale), y_q, NO_CLIP)
+
+
+# ---- one code in, one code out: tables -------------------------------------------------------------------------------
+
+
+for _kind in ("clip", "leaky_relu", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "tanh", "gelu"):
+
+    @_meaning(_kind)
+    def _table(a: Attrs, operands: list[Coded], y_q: QParams, *, kind: str = _kind) -> Array:
+        (x,) = operands
+        codes = np.arange(x.q.qmin, x.q.qmax + 1, dtype=np.int64)
+        with torch.inference_mode():
+            y = reference.FLOAT[kind](a, torch.from_numpy(real_of(codes, x.q)))
+        table = codes_of(y.numpy(), y_q)
+        looked_up: Array = table[x.codes.astype(np.intp) - x.q.qmin]
+        return looked_up
+
+
+@_meaning("softmax")
+def _softmax(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    (x,) = operands
+    with torch.inference_mode():
+        y = torch.softmax(torch.from_numpy(real_of(x.codes, x.q)), a["axis"]).numpy()
+    return codes_of(y, y_q)
+
+
+# ---- moves -----------------------------------------------------------------------------------------------------------
+
+for _kind in sorted(SAME_CODES - {"pad", "max_pool"}):
+
+    @_meaning(_kind)
+    def _move(a: Attrs, operands: list[Coded], y_q: QParams, *, kind: str = _kind) -> Array:
+        tensors = [torch.from_numpy(o.codes) for o in operands]
+        moved: Array = reference.FLOAT[kind](a, *tensors).contiguous().numpy()
+        return moved
+
+
+@_meaning("max_pool")
+def _max_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    # Centred codes keep their order, and float32 holds them exactly, so the padding of -inf needs no code.
+    (x,) = operands
+    with torch.inference_mode():
+        y = reference.FLOAT["max_pool"](a, torch.from_numpy(x.centred)).numpy()
+    codes: Array = (y + F32(int(y_q.zero_point))).astype(y_q.dtype)
+    return codes
+
+
+@_meaning("pad")
+def _pad(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
+    (x,) = operands
+    top, bottom, left, right = a["pad"]
+    widths = ((0, 0), (0, 0), (top, bottom), (left, right))
+    inside = np.pad(np.ones((1, 1, *x.codes.shape[2:]), bool), widths)
+    value = y_q.quantize(np.asarray(a["value"], F32)).reshape(1, -1, 1, 1)
+    padded: Array = np.where(inside, np.pad(x.codes, widths), value)
+    return padded

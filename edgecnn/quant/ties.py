@@ -1,0 +1,82 @@
+"""Which values must share one set of codes, and which ops compute on codes at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgecnn.ir.graph import Graph, Op
+from edgecnn.ir.ops import SAME_CODES
+from edgecnn.quant.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Group:
+    """Values that share quantisation parameters, because ops between them only move codes.
+
+    Args:
+        values: names in the order of the graph.
+        computed: those whose numbers are not moved from another value of the group: their ranges make the group's.
+    """
+
+    values: tuple[str, ...]
+    computed: tuple[str, ...]
+
+
+def stays_float(graph: Graph, op: Op, scheme: Scheme) -> str | None:
+    """Why `op` computes in float under `scheme`; None if it computes on codes."""
+    if op.kind in scheme.float_kinds:
+        return f"`{op.kind}` stays float in {scheme.name}"
+    if op.kind == "batch_norm":
+        return "a batch_norm that was not folded has no integer form"
+    if op.kind in ("conv", "linear") and any(not graph.value(i).is_const for i in op.inputs[1:]):
+        return "its weight is not a constant"
+    return None
+
+
+class _Forest:
+    """Union-find over names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._parent = {name: name for name in names}
+
+    def find(self, name: str) -> str:
+        """The representative of the set that holds `name`."""
+        while self._parent[name] != name:
+            self._parent[name] = name = self._parent[self._parent[name]]
+        return name
+
+    def join(self, a: str, b: str) -> None:
+        """Makes one set of the sets of `a` and `b`."""
+        self._parent[self.find(a)] = self.find(b)
+
+
+def coded_groups(graph: Graph, scheme: Scheme) -> list[Group]:
+    """The groups of values that carry codes, in the order of the graph.
+
+    A group carries codes if an integer op (other than a move) makes or reads one of its values, or if no float op
+    does; so a move between two float ops stays float with them. Constants that a concatenation moves are members.
+    """
+    ties = _Forest(graph.values)
+    moves = [op for op in graph.ops if op.kind in SAME_CODES and op.kind not in scheme.float_kinds]
+    for op in moves:
+        for name in op.inputs:
+            ties.join(name, op.output)
+
+    integer, floating = set[str](), set[str]()
+    for op in graph.ops:
+        if op.kind not in SAME_CODES or op.kind in scheme.float_kinds:
+            touched = floating if stays_float(graph, op, scheme) else integer
+            touched.update(ties.find(name) for name in (*graph.activations(op), op.output))
+
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in (*graph.inputs, *(op.output for op in graph.ops), *(i for op in moves for i in op.inputs)):
+        if name not in members[ties.find(name)]:
+            members[ties.find(name)].append(name)
+    moved = {op.output for op in moves}
+    return [
+        Group(tuple(names), tuple(n for n in names if n not in moved))
+        for root, names in members.items()
+        if root in integer or root not in floating
+    ]

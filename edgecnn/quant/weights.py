@@ -1,0 +1,67 @@
+"""The parameters of convolution and linear constants: int8 per output channel, bias int32."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from edgecnn.ir.graph import Array, Graph, Op, QParams
+
+WEIGHT_MAX = 127
+
+# A bias code stays below 2**30, so that adding the products cannot overflow int32.
+_BIAS_LIMIT = 2.0**30
+
+# A channel whose whole output is below 2**-24 of a code needs no finer weights, and its scale stays a normal float32.
+_LEAST_RATIO = 2.0**-24
+
+
+def weight_q(w: Array, bias: Array | None, s_x: float, s_y: float) -> QParams:
+    """Symmetric int8 parameters of `w` along axis 0.
+
+    The scale of a channel is its largest magnitude / 127, enlarged where its bias would not fit into int32
+    (|b| <= 2**30 * s_x * s_w), and never so small that it means nothing in the output's scale. A channel of zeros
+    takes a scale at which its bias is exact to 1/256 of an output code.
+    """
+    largest = np.abs(w.reshape(len(w), -1)).max(axis=1).astype(np.float64)
+    scale = np.where(largest > 0, largest / WEIGHT_MAX, s_y / s_x / 256)
+    if bias is not None:
+        scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * s_x))
+    scale = np.maximum(scale, s_y / s_x * _LEAST_RATIO)
+    zero = np.zeros(len(w), np.int32)
+    return QParams(scale.astype(np.float32), zero, "int8", 0, -WEIGHT_MAX, WEIGHT_MAX)
+
+
+def bias_q(s_x: np.float32, weights: QParams) -> QParams:
+    """The int32 parameters of a bias: the scale of the products, rounded to float32 as the runtimes do."""
+    scale = (np.float32(s_x) * weights.scale).astype(np.float32)
+    info = np.iinfo(np.int32)
+    return QParams(scale, np.zeros(len(scale), np.int32), "int32", 0, int(info.min), int(info.max))
+
+
+def own_constants(graph: Graph, integer: Collection[str]) -> Graph:
+    """`graph` where each constant has one reader, and the convolutions and linear layers in `integer` have a bias.
+
+    The parameters of a constant depend on the op that reads it (a bias on its input's scale), so a shared one is
+    cloned; and an explicit zero bias makes the integer meaning of both kinds uniform.
+    """
+    edit, taken = graph.edit(), set[str]()
+
+    def own(name: str, op: Op) -> str:
+        data = graph.value(name).data
+        if data is None:
+            return name
+        if name in taken:
+            return edit.const(f"{op.output}_{name}", data)
+        taken.add(name)
+        return name
+
+    for op in graph.ops:
+        inputs = [own(name, op) for name in op.inputs]
+        if op.kind in ("conv", "linear") and op.output in integer and len(inputs) == 2:
+            inputs.append(edit.const(f"{op.output}_bias", np.zeros(graph.shape(op.inputs[1])[0], np.float32)))
+        if tuple(inputs) != op.inputs:
+            edit.swap(op, replace(op, inputs=tuple(inputs)))
+    return edit.finish()
