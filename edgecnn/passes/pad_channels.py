@@ -81,22 +81,22 @@ class _Spaces:
         return name
 
     def _join(self, op: Op) -> None:
-        shapes = [self.graph.shape(name) for name in (op.inputs[0], op.output)]
         if is_depthwise(self.graph, op):
             self._same(op)
             self.wanted.add(op.output)
-        elif op.kind == "conv" and attrs_of(op)["groups"] == 1:
-            pass
-        elif op.kind == "linear" and len(shapes[0]) == 2:
-            pass
         elif op.kind == "concat" and op.attrs["axis"] == 1:
             self.joins[op.output] = op
             self.wanted.update(op.inputs)
         elif self._keeps_channels(op):
             self._same(op)
-        else:
+        elif not self._mixes_channels(op):
             for name in (*self.graph.activations(op), op.output):
                 self._fix(name, f"`{op.name}` ({op.kind}) does not work channel by channel")
+
+    def _mixes_channels(self, op: Op) -> bool:
+        """Whether every output channel sums over all input channels with weights."""
+        dense = op.kind == "conv" and attrs_of(op)["groups"] == 1
+        return dense or (op.kind == "linear" and len(self.graph.shape(op.output)) == 2)
 
     def _keeps_channels(self, op: Op) -> bool:
         """Whether output channel k comes from channel k of the inputs, and numbers in new channels are harmless."""

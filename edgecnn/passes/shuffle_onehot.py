@@ -5,9 +5,9 @@ A permutation of channels in front of a dense convolution is a permutation of it
     conv(shuffle(x), w)  =  conv(x, w[:, inverse])
 
 and a slice is the same with zero weights for what was cut off. In front of a depthwise convolution it moves behind it.
-Where the shuffled half goes straight into a concat, there are no weights to fold into; it becomes a 1x1 convolution with
-one-hot weights, which integer matrix kernels do faster than moving bytes channel by channel. Exact: every sum has one
-term that is not zero.
+Where the shuffled half goes straight into a concat, there are no weights to fold into; it becomes a 1x1 convolution
+with one-hot weights, which integer matrix kernels do faster than moving bytes channel by channel. Exact: every sum has
+one term that is not zero.
 """
 
 from __future__ import annotations

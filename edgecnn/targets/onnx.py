@@ -46,7 +46,7 @@ def emit(graph: Graph, options: EmitOptions, *, form: Form = PLAIN) -> Emitted:
             got=options.input_type,
             do="leave out --input-type, or choose a quantised target",
         )
-    w = Writer(graph, form=form, batch=options.batch, coded_outputs=coded)
+    w = Writer(graph, form=form, batch=options.batch, output_type=options.input_type)
     ends = _Ends(w, options)
     inputs = [ends.open(graph.value(name)) for name in graph.inputs]
     for op in graph.ops:
@@ -108,7 +108,7 @@ class _Ends:
         if value.q is None:
             return self._declare(value, "float32")
         codes = w.codes(value.name)
-        if not w.coded_outputs:
+        if self.options.input_type == "float32":
             w.dequantize(codes, value.q, value.name)
             return self._declare(value, "float32")
         outside = self._outside(value.q)

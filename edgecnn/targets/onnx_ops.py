@@ -106,18 +106,18 @@ def _pad_channels(w: Writer, op: Op, count: int) -> str:
 
 @_lowers("linear")
 def _linear(w: Writer, op: Op) -> None:
-    x, *weights = op.inputs
-    shape = w.shape(x)
-    source = w.real(x, op)
-    result = w.result(op)
+    x, *constants = op.inputs
+    shape, source = w.shape(x), w.real(x, op)
+    weights = [w.real(name, op) for name in constants]
     if len(shape) == 2:
-        w.finish(op, w.node("Gemm", [source, *(w.real(c, op) for c in weights)], result, transB=1))
+        w.finish(op, w.node("Gemm", [source, *weights], w.result(op), transB=1))
         return
+    # Gemm has rows and columns only: the leading dimensions become rows, and come back behind it.
     rows = w.constant(f"{op.output}/rows", np.array([-1, shape[-1]], np.int64))
     flat = w.node("Reshape", [source, rows], w.fresh(f"{op.output}/flat"))
-    product = w.node("Gemm", [flat, *(w.real(c, op) for c in weights)], w.fresh(f"{op.output}/product"), transB=1)
+    product = w.node("Gemm", [flat, *weights], w.fresh(f"{op.output}/product"), transB=1)
     back = w.constant(f"{op.output}/shape", np.array(w.shape(op.output), np.int64))
-    w.finish(op, w.node("Reshape", [product, back], result))
+    w.finish_moved(op, product, "Reshape", back)
 
 
 @_lowers("hard_swish")
@@ -221,12 +221,11 @@ def _avg_pool(w: Writer, op: Op) -> None:
 @_lowers("global_pool")
 def _global_pool(w: Writer, op: Op) -> None:
     # GlobalAveragePool has an integer kernel in ONNX Runtime, ReduceMean has none.
-    x, result = w.real(op.inputs[0], op), w.result(op)
+    x = w.real(op.inputs[0], op)
     if attrs_of(op)["keepdims"]:
-        w.finish(op, w.node("GlobalAveragePool", [x], result))
-        return
-    mean = w.node("GlobalAveragePool", [x], w.fresh(f"{op.output}/mean"))
-    w.finish(op, w.node("Flatten", [mean], result))
+        w.finish(op, w.node("GlobalAveragePool", [x], w.result(op)))
+    else:
+        w.finish_moved(op, w.node("GlobalAveragePool", [x], w.fresh(f"{op.output}/map")), "Flatten")
 
 
 @_lowers("slice")

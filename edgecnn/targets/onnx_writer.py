@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from edgecnn.ir.graph import BATCH, Array, Graph, Note, Op, QParams
 from edgecnn.ir.ops import CLIPPING, NO_CLIP, SAME_CODES, Clip
+from edgecnn.targets.target import IoType
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Writer:
         graph: the graph that is emitted.
         form: how the runtime wants it.
         batch: the number of images per call.
-        coded_outputs: outputs are codes (where the graph has them) instead of real numbers.
+        output_type: outputs are codes of this type where the graph has codes; float32 for real numbers.
     """
 
-    def __init__(self, graph: Graph, *, form: Form, batch: int, coded_outputs: bool) -> None:
-        self.graph, self.form, self.batch, self.coded_outputs = graph, form, batch, coded_outputs
+    def __init__(self, graph: Graph, *, form: Form, batch: int, output_type: IoType) -> None:
+        self.graph, self.form, self.batch, self.output_type = graph, form, batch, output_type
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.notes: list[Note] = []
@@ -144,7 +145,7 @@ class Writer:
         return self.form.moves_codes and op.kind in SAME_CODES and q is not None and same
 
     def read(self, name: str, reader: Op) -> str:
-        """Value `name` as `reader` wants it: codes if it only moves them (`finish` then expects codes), else a float."""
+        """Value `name` as `reader` wants it: codes if it only moves them (as is then its result), else a float."""
         return self.codes(name) if self.moves_codes(reader) else self.real(name, reader)
 
     def result(self, op: Op) -> str:
@@ -163,7 +164,19 @@ class Writer:
         elif self.moves_codes(op):
             self._codes[op.output] = result
         else:
-            self._codes[op.output] = self._quantize_clipped(op.output, result, q, clip)
+            self._codes[op.output] = self._quantize_clipped(result, q, clip, self._code_name(op.output))
+
+    def finish_moved(self, op: Op, real: str, move: str, *operands: str) -> None:
+        """Makes the value of `op` from its unmoved result `real` by a node `move` (Flatten, Reshape).
+
+        Codes are moved if the runtime can: it recognises an integer op by the QuantizeLinear right behind it.
+        """
+        q, clip = self.graph.value(op.output).q, _clip_of(op)
+        if q is None or not self.form.moves_codes:
+            self.finish(op, self.node(move, [real, *operands], self.result(op)))
+            return
+        codes = self._quantize_clipped(real, q, clip, self.fresh(f"{op.output}/unmoved"))
+        self._codes[op.output] = self.node(move, [codes, *operands], self._code_name(op.output))
 
     def clip_real(self, real: str, clip: Clip, output: str) -> str:
         """A float tensor between the bounds of `clip`."""
@@ -183,16 +196,18 @@ class Writer:
         )
         return self.node("Clip", [codes, low, high], output)
 
-    def _quantize_clipped(self, name: str, real: str, q: QParams, clip: Clip) -> str:
+    def _quantize_clipped(self, real: str, q: QParams, clip: Clip, output: str) -> str:
         # Where the codes end at the bounds of the activation, saturation does its work and there is no node for it.
         bounds, all_codes = code_bounds(q, clip), np.iinfo(q.dtype)
         if bounds == (all_codes.min, all_codes.max):
-            return self.quantize(real, q, self._code_name(name))
-        wide = self.quantize(real, q, self.fresh(f"{name}/unclipped"))
-        return self.clip_codes(wide, bounds, q, self._code_name(name))
+            return self.quantize(real, q, output)
+        wide = self.quantize(real, q, self.fresh(f"{output}/unclipped"))
+        return self.clip_codes(wide, bounds, q, output)
 
     def _code_name(self, name: str) -> str:
-        return name if self.coded_outputs and name in self.graph.outputs else self.fresh(f"{name}/codes")
+        q = self.graph.value(name).q
+        is_output = name in self.graph.outputs and q is not None and q.dtype == self.output_type
+        return name if is_output else self.fresh(f"{name}/codes")
 
     # The ends of the graph -------------------------------------------------------------------------------------------
 
