@@ -1,0 +1,163 @@
+"""The TFLite targets: int8, float, and float that runs in half precision where the core has it.
+
+A net becomes one file that XNNPACK takes as one partition: `tflite_ops` says how each op is lowered, `tflite_lower`
+holds the file under construction, `tflite_file` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from edgecnn.errors import UnsupportedOp
+from edgecnn.ir.graph import Graph, Note, Op, Pass, QParams
+from edgecnn.passes.standard import STANDARD
+from edgecnn.quant.scheme import LITERT, Scheme
+from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
+from edgecnn.targets.tflite_conv import absorbed_pads
+from edgecnn.targets.tflite_file import Model, Tensor, serialize
+from edgecnn.targets.tflite_limits import operator_limit
+from edgecnn.targets.tflite_lower import Lowering, NotLowered
+from edgecnn.targets.tflite_ops import RULES, UNSUPPORTED_INT8, lower
+
+HALF_PRECISION = {"reduced_precision_support": b"fp16accfp16"}
+"""The metadata by which XNNPACK runs a float32 file in half precision on cores that have it, and in float on others."""
+
+
+def emit(graph: Graph, options: EmitOptions, *, target: str, metadata: Mapping[str, bytes] | None = None) -> Emitted:
+    """The TFLite file of a graph: int8 if its input is coded, else float.
+
+    The file's tensors are NHWC. One input is called `input`, several keep the graph's names; outputs likewise.
+
+    Args:
+        graph: after the target's passes and, for int8, after `assign`.
+        options: see `EmitOptions`.
+        target: the target's name, for messages.
+        metadata: further entries of the file's metadata, by name.
+
+    Raises:
+        UnsupportedOp: an op has no TFLite form; the error names its place in the user's program.
+    """
+    low = Lowering(graph, options)
+    low.absorbed = absorbed_pads(graph)
+    inputs = {title: _bind_input(low, name) for title, name in _titles(graph.inputs, "input").items()}
+    for op in graph.ops:
+        if op.output not in low.absorbed:
+            _lower(low, op, target)
+    outputs = {title: _output(low, name) for title, name in _titles(graph.outputs, "output").items()}
+    notes = [*low.notes, *_limits(low)]
+    entries = {**(metadata or {}), "edgecnn": json.dumps(dict(options.metadata), sort_keys=True).encode()}
+    model = Model(graph.name, tuple(low.operators), inputs, outputs, entries)
+    return Emitted(serialize(model), tuple(notes))
+
+
+def _titles(names: tuple[str, ...], title: str) -> dict[str, str]:
+    return {title: names[0]} if len(names) == 1 else {name: name for name in names}
+
+
+def _lower(low: Lowering, op: Op, target: str) -> None:
+    try:
+        lower(low, op)
+    except NotLowered as refusal:
+        kinds = sorted(set(RULES) - (set(UNSUPPORTED_INT8) if low.integer else set()))
+        raise UnsupportedOp(
+            f"{target} cannot lower `{op.kind}`",
+            where=str(op.source),
+            expected="one of " + ", ".join(kinds),
+            got=f"`{op.output}`: {refusal}",
+            do=REMEDIES.get(op.kind, "or add a rule to edgecnn/targets/tflite_ops.py"),
+        ) from None
+
+
+REMEDIES = {
+    "gelu": "choose another activation (hard_swish is the fastest), export to a float target, "
+    "or add a rule to edgecnn/targets/tflite_ops.py",
+    "batch_norm": "run the target's passes before emitting",
+}
+
+
+def _bind_input(low: Lowering, name: str) -> Tensor:
+    """Makes an input of the file in the type that the caller wants, and what the net reads from it."""
+    q, shape, wanted = low.graph.value(name).q, low.shape(name), low.options.input_type
+    if q is None or wanted == "float32":
+        tensor = Tensor(low.unique(f"{name}/outside"), shape, "float32")
+    else:
+        tensor = Tensor(low.unique(f"{name}/outside"), shape, wanted, _outside(q, wanted))
+    low.begin(Op("input", (), name))
+    low.bind(name, tensor)
+    return tensor
+
+
+def _output(low: Lowering, name: str) -> Tensor:
+    """The output of the file for a value of the graph, in the type that the caller wants."""
+    low.begin(Op("output", (), name))
+    tensor = low.read(name)
+    if tensor.q is None or low.options.input_type == tensor.dtype:
+        return tensor
+    if low.options.input_type == "float32":
+        return low.dequantize(tensor)
+    return low.recode(tensor, _outside(tensor.q, low.options.input_type))
+
+
+def _outside(q: QParams, dtype: str) -> QParams:
+    """The parameters under which codes of another 8-bit type stand for the same numbers."""
+    if dtype == q.dtype:
+        return q
+    move = 128 if dtype == "uint8" else -128
+    zero = np.asarray(int(q.zero_point) + move, np.int32)
+    return replace(q, zero_point=zero, dtype="uint8" if move > 0 else "int8", qmin=q.qmin + move, qmax=q.qmax + move)
+
+
+def _limits(low: Lowering) -> list[Note]:
+    found = ((operator.output.name, operator_limit(operator)) for operator in low.operators)
+    return [Note("int8", name, did=False, why=f"XNNPACK will not take it: {why}") for name, why in found if why]
+
+
+# -------------------------------------------------------------------------------------------------------- targets
+
+SETTINGS = {
+    "stem": "auto | pair | plain: whether a 3-channel stride-2 first layer reads pixels in pairs (auto: yes, in int8)",
+    "shuffle": "fold | transpose: channel shuffles folded into the weights around them, or left as TRANSPOSE (fold)",
+}
+
+
+def _scheme(cpu: Cpu) -> Scheme:
+    return LITERT
+
+
+def passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
+    """The rewrites of a TFLite target for a core, in order."""
+    return STANDARD
+
+
+TARGETS.add(
+    "tflite-int8",
+    Target(
+        "tflite-int8",
+        runtime="litert",
+        suffix=".tflite",
+        input_types=("int8", "float32", "uint8"),
+        scheme=_scheme,
+        passes=passes,
+        emit=partial(emit, target="tflite-int8"),
+        settings=SETTINGS,
+    ),
+)
+for _name, _metadata in {"tflite-fp32": {}, "tflite-fp16": HALF_PRECISION}.items():
+    TARGETS.add(
+        _name,
+        Target(
+            _name,
+            runtime="litert",
+            suffix=".tflite",
+            input_types=("float32",),
+            scheme=None,
+            passes=passes,
+            emit=partial(emit, target=_name, metadata=_metadata),
+            settings=SETTINGS,
+        ),
+    )
