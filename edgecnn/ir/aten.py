@@ -12,23 +12,25 @@ from typing import Any
 import torch
 
 from edgecnn.ir.import_site import Const, Entry, Site
-from edgecnn.ir.ops import window
 
 Rule = Callable[..., Entry]
 RULES: dict[str, Rule] = {}
 
-MOVES = frozenset(
-    """view _unsafe_view reshape view_copy flatten unflatten squeeze unsqueeze squeeze_ unsqueeze_ permute transpose
-    swapaxes movedim t slice narrow select chunk split split_with_sizes unsafe_chunk unsafe_split
-    unsafe_split_with_sizes tensor_split unbind channel_shuffle native_channel_shuffle pixel_shuffle pixel_unshuffle
-    """.split()
-)
+# fmt: off
+MOVES = frozenset({
+    "view", "_unsafe_view", "view_copy", "reshape", "flatten", "unflatten", "squeeze", "squeeze_", "unsqueeze",
+    "unsqueeze_", "permute", "transpose", "swapaxes", "movedim", "t", "slice", "narrow", "select", "chunk", "split",
+    "split_with_sizes", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "tensor_split", "unbind",
+    "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
+})
 """Operators that only move numbers; `ir.movement` reads chains of them back."""
 
-SAME = frozenset(
-    "alias clone contiguous detach detach_ lift_fresh lift_fresh_copy to _to_copy type_as expand expand_as".split()
-)
+SAME = frozenset({
+    "alias", "clone", "contiguous", "detach", "detach_", "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as",
+    "expand", "expand_as",
+})
 """Operators that leave the numbers as they are (an expand only repeats what broadcasting repeats anyway)."""
+# fmt: on
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -42,13 +44,15 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Rows and columns of an argument that may be one number for both."""
     items = [value] if isinstance(value, int) else list(value)
     return (int(items[0]), int(items[-1]))
 
 
-def _sides(padding: Any) -> tuple[int, int, int, int]:
-    rows, columns = _pair(padding)
+def sides(padding: Any) -> tuple[int, int, int, int]:
+    """A symmetric padding as (top, bottom, left, right)."""
+    rows, columns = pair(padding)
     return (rows, rows, columns, columns)
 
 
@@ -58,16 +62,16 @@ def _sides(padding: Any) -> tuple[int, int, int, int]:
 @rule("conv2d")
 def _conv2d(at: Site, x: Entry, w: Entry, b: Entry, stride: Any, padding: Any, dilation: Any, groups: int) -> str:
     name, weight = at.act(x), at.const(w, "weight")
-    dilation = _pair(dilation)
+    dilation = pair(dilation)
     if padding == "valid":
         pad = (0, 0, 0, 0)
     elif padding == "same":  # an odd rest goes to the bottom and right
         rows, columns = (d * (k - 1) for d, k in zip(dilation, at.shape(weight)[2:], strict=True))
         pad = (rows // 2, rows - rows // 2, columns // 2, columns - columns // 2)
     else:
-        pad = _sides(padding)
+        pad = sides(padding)
     bias = () if b is None else (at.const(b, "bias"),)
-    return at.emit("conv", name, weight, *bias, stride=_pair(stride), pad=pad, dilation=dilation, groups=groups)
+    return at.emit("conv", name, weight, *bias, stride=pair(stride), pad=pad, dilation=dilation, groups=groups)
 
 
 @rule("convolution")
@@ -277,124 +281,3 @@ def _dropout(at: Site, x: Entry, p: float, train: bool) -> Entry:
     if train and p:
         raise at.refuse("drops at random in eval mode too", do="use nn.Dropout, or pass training=self.training")
     return x
-
-
-# ---- pools, padding, joining
-
-
-def _ceil_rest(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
-    """Extra padding at the end that makes the floor rule give PyTorch's ceil-mode size.
-
-    Source: torch/aten/src/ATen/native/Pool.h, `pooling_output_shape_pad_lr`: a window that would begin in the padding
-    after the input is dropped.
-    """
-    reach = dilation * (kernel - 1) + 1
-    out = -(-(size + 2 * pad - reach) // stride) + 1
-    if (out - 1) * stride >= size + pad:
-        out -= 1
-    return max(0, (out - 1) * stride + reach - (size + 2 * pad))
-
-
-def _pool_windows(
-    at: Site, name: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
-    if len(at.shape(name)) != 4:
-        raise at.refuse("pools something that is not (N, C, H, W)")
-    kernel = _pair(kernel)
-    stride = _pair(stride) if stride not in (None, [], ()) else kernel
-    top, bottom, left, right = _sides(padding)
-    if ceil:
-        (kh, kw), (sh, sw), (dh, dw) = kernel, stride, _pair(dilation)
-        bottom += _ceil_rest(at.shape(name)[2], kh, sh, top, dh)
-        right += _ceil_rest(at.shape(name)[3], kw, sw, left, dw)
-    return kernel, stride, (top, bottom, left, right)
-
-
-@rule("max_pool2d", "max_pool2d_with_indices")
-def _max_pool(at: Site, x: Entry, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> str:
-    name = at.act(x)
-    kernel, stride, pad = _pool_windows(at, name, kernel, stride, padding, dilation, ceil)
-    return at.emit("max_pool", name, kernel=kernel, stride=stride, pad=pad, dilation=_pair(dilation))
-
-
-@rule("avg_pool2d")
-def _avg_pool(
-    at: Site, x: Entry, kernel: Any, stride: Any, padding: Any, ceil: bool, count_include_pad: bool, divisor: int | None
-) -> str:
-    if divisor is not None:
-        raise at.refuse("has its own divisor", do="leave out divisor_override, and multiply by a number after the pool")
-    name = at.act(x)
-    kernel, stride, pad = _pool_windows(at, name, kernel, stride, padding, 1, ceil)
-    counted = _sides(padding) if count_include_pad else (0, 0, 0, 0)
-    return at.emit("avg_pool", name, kernel=kernel, stride=stride, pad=pad, counted=counted)
-
-
-@rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
-def _adaptive_pool(at: Site, x: Entry, output: Any) -> Entry:
-    name = at.act(x)
-    average = "avg" in at.target
-    size, want = at.shape(name)[2:], _pair(output)
-    if want == size:
-        return name
-    if want == (1, 1) and average:
-        return at.emit("global_pool", name)
-    if any(s % w for s, w in zip(size, want, strict=True)):
-        raise at.refuse(
-            f"pools {size[0]}x{size[1]} to {want[0]}x{want[1]}, whose windows are not all alike",
-            do="choose an input size that the output size divides",
-        )
-    kernel = (size[0] // want[0], size[1] // want[1])
-    return at.emit("avg_pool" if average else "max_pool", name, kernel=kernel, stride=kernel)
-
-
-@rule("mean")
-def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) -> str:
-    name = at.act(x)
-    rank = len(at.shape(name))
-    if (
-        axes is None
-        or rank != 4
-        or sorted(at.axis(a, rank) for a in ([axes] if isinstance(axes, int) else axes)) != [2, 3]
-    ):
-        raise at.refuse("is a mean over other axes than H and W", do="use x.mean((2, 3))")
-    return at.emit("global_pool", name, keepdims=bool(keepdim))
-
-
-@rule("cat", "concat", "concatenate")
-def _cat(at: Site, parts: list[Entry], axis: int = 0) -> str:
-    names = [at.act(p) for p in parts]
-    return at.emit("concat", *names, axis=at.axis(axis, len(at.shape(names[0]))))
-
-
-@rule("constant_pad_nd", "pad")
-def _pad(at: Site, x: Entry, sides: list[int], *how: Any) -> Entry:
-    mode = next((h for h in how if isinstance(h, str)), "constant")
-    value = next((h for h in how if isinstance(h, (int, float))), 0.0)
-    if mode != "constant":
-        raise at.refuse(f"pads in the mode `{mode}`", do="pad with a constant")
-    name = at.act(x)
-    rank = len(at.shape(name))
-    if rank != 4 or len(sides) > 6:
-        raise at.refuse("pads something that is not (N, C, H, W), or its batch")
-    left, right, top, bottom, front, back = (*sides, *(0,) * (6 - len(sides)))
-    for axis, (before, after) in {2: (top, bottom), 3: (left, right)}.items():
-        if min(before, after) < 0:  # a negative padding cuts away
-            size = at.shape(name)[axis]
-            name = at.emit("slice", name, axis=axis, start=max(-before, 0), stop=size - max(-after, 0))
-    around = tuple(max(p, 0) for p in (top, bottom, left, right))
-    if any(around):
-        name = at.emit("pad", name, pad=around, value=float(value))
-    return _pad_channels(at, name, front, back, value) if front or back else name
-
-
-def _pad_channels(at: Site, name: str, front: int, back: int, value: float) -> str:
-    """New channels in front and behind, made of existing ones times zero (the graph has no constant activations)."""
-    channels = at.shape(name)[1]
-    if min(front, back) < 0 or max(front, back) > channels or value != 0:
-        raise at.refuse("pads channels by a number, by more than there are, or takes some away")
-    made: dict[int, str] = {}
-    for count in {front, back} - {0}:
-        some = name if count == channels else at.emit("slice", name, axis=1, start=0, stop=count)
-        made[count] = at.emit("mul", some, at.number(0.0, 4))
-    parts = [made[front]] if front else []
-    return at.emit("concat", *parts, name, *([made[back]] if back else []), axis=1)

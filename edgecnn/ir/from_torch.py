@@ -24,6 +24,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from edgecnn.errors import InputError, UnsupportedOp
+from edgecnn.ir import aten_pool as _aten_pool  # noqa: F401  (registers its rules)
 from edgecnn.ir.aten import MOVES, RULES, SAME
 from edgecnn.ir.graph import BATCH, Graph, Source, Value
 from edgecnn.ir.import_site import TRACED_BATCH, Const, Draft, Entry, Site, aten_name, mixes_images, with_batch

@@ -103,13 +103,15 @@ def _box(index: Array, shape: Sizes) -> tuple[list[Move], Sizes] | None:
     moves: list[Move] = []
     steps = [1] * len(shape)
     for axis, (pick, size) in enumerate(zip(picks, shape, strict=True)):
-        found = _shuffled(pick, size) if axis == 0 and len(shape) == 3 else None
-        if found is None:
-            found = _ranged(pick, size, axis)
-            if found is None:
-                return None
-            found, steps[axis] = found
-        moves += found
+        shuffled = _shuffled(pick, size) if axis == 0 and len(shape) == 3 else None
+        if shuffled is not None:
+            moves += shuffled
+            continue
+        ranged = _ranged(pick, size, axis)
+        if ranged is None:
+            return None
+        moves += ranged[0]
+        steps[axis] = ranged[1]
     if steps != [1] * len(shape):
         if len(shape) != 3 or steps[0] != 1:
             return None

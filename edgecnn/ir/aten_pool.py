@@ -1,0 +1,126 @@
+"""Import rules of pools, padding and concatenation; see `ir.aten`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgecnn.ir.aten import pair, rule, sides
+from edgecnn.ir.import_site import Entry, Site
+
+
+def _ceil_rest(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+    """Extra padding at the end that makes the floor rule give PyTorch's ceil-mode size.
+
+    Source: torch/aten/src/ATen/native/Pool.h, `pooling_output_shape_pad_lr`: a window that would begin in the padding
+    after the input is dropped.
+    """
+    reach = dilation * (kernel - 1) + 1
+    out = -(-(size + 2 * pad - reach) // stride) + 1
+    if (out - 1) * stride >= size + pad:
+        out -= 1
+    return max(0, (out - 1) * stride + reach - (size + 2 * pad))
+
+
+def _pool_windows(
+    at: Site, name: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
+    if len(at.shape(name)) != 4:
+        raise at.refuse("pools something that is not (N, C, H, W)")
+    kernel = pair(kernel)
+    stride = pair(stride) if stride not in (None, [], ()) else kernel
+    top, bottom, left, right = sides(padding)
+    if ceil:
+        (kh, kw), (sh, sw), (dh, dw) = kernel, stride, pair(dilation)
+        bottom += _ceil_rest(at.shape(name)[2], kh, sh, top, dh)
+        right += _ceil_rest(at.shape(name)[3], kw, sw, left, dw)
+    return kernel, stride, (top, bottom, left, right)
+
+
+@rule("max_pool2d", "max_pool2d_with_indices")
+def _max_pool(at: Site, x: Entry, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> str:
+    name = at.act(x)
+    kernel, stride, pad = _pool_windows(at, name, kernel, stride, padding, dilation, ceil)
+    return at.emit("max_pool", name, kernel=kernel, stride=stride, pad=pad, dilation=pair(dilation))
+
+
+@rule("avg_pool2d")
+def _avg_pool(
+    at: Site, x: Entry, kernel: Any, stride: Any, padding: Any, ceil: bool, count_include_pad: bool, divisor: int | None
+) -> str:
+    if divisor is not None:
+        raise at.refuse("has its own divisor", do="leave out divisor_override, and multiply by a number after the pool")
+    name = at.act(x)
+    kernel, stride, pad = _pool_windows(at, name, kernel, stride, padding, 1, ceil)
+    counted = sides(padding) if count_include_pad else (0, 0, 0, 0)
+    return at.emit("avg_pool", name, kernel=kernel, stride=stride, pad=pad, counted=counted)
+
+
+@rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
+def _adaptive_pool(at: Site, x: Entry, output: Any) -> Entry:
+    name = at.act(x)
+    average = "avg" in at.target
+    size, want = at.shape(name)[2:], pair(output)
+    if want == size:
+        return name
+    if want == (1, 1) and average:
+        return at.emit("global_pool", name)
+    if any(s % w for s, w in zip(size, want, strict=True)):
+        raise at.refuse(
+            f"pools {size[0]}x{size[1]} to {want[0]}x{want[1]}, whose windows are not all alike",
+            do="choose an input size that the output size divides",
+        )
+    kernel = (size[0] // want[0], size[1] // want[1])
+    return at.emit("avg_pool" if average else "max_pool", name, kernel=kernel, stride=kernel)
+
+
+@rule("mean")
+def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) -> str:
+    name = at.act(x)
+    rank = len(at.shape(name))
+    if (
+        axes is None
+        or rank != 4
+        or sorted(at.axis(a, rank) for a in ([axes] if isinstance(axes, int) else axes)) != [2, 3]
+    ):
+        raise at.refuse("is a mean over other axes than H and W", do="use x.mean((2, 3))")
+    return at.emit("global_pool", name, keepdims=bool(keepdim))
+
+
+@rule("cat", "concat", "concatenate")
+def _cat(at: Site, parts: list[Entry], axis: int = 0) -> str:
+    names = [at.act(p) for p in parts]
+    return at.emit("concat", *names, axis=at.axis(axis, len(at.shape(names[0]))))
+
+
+@rule("constant_pad_nd", "pad")
+def _pad(at: Site, x: Entry, sides: list[int], *how: Any) -> Entry:
+    mode = next((h for h in how if isinstance(h, str)), "constant")
+    value = next((h for h in how if isinstance(h, (int, float))), 0.0)
+    if mode != "constant":
+        raise at.refuse(f"pads in the mode `{mode}`", do="pad with a constant")
+    name = at.act(x)
+    rank = len(at.shape(name))
+    if rank != 4 or len(sides) > 6:
+        raise at.refuse("pads something that is not (N, C, H, W), or its batch")
+    left, right, top, bottom, front, back = (*sides, *(0,) * (6 - len(sides)))
+    for axis, (before, after) in {2: (top, bottom), 3: (left, right)}.items():
+        if min(before, after) < 0:  # a negative padding cuts away
+            size = at.shape(name)[axis]
+            name = at.emit("slice", name, axis=axis, start=max(-before, 0), stop=size - max(-after, 0))
+    around = tuple(max(p, 0) for p in (top, bottom, left, right))
+    if any(around):
+        name = at.emit("pad", name, pad=around, value=float(value))
+    return _pad_channels(at, name, front, back, value) if front or back else name
+
+
+def _pad_channels(at: Site, name: str, front: int, back: int, value: float) -> str:
+    """New channels in front and behind, made of existing ones times zero (the graph has no constant activations)."""
+    channels = at.shape(name)[1]
+    if min(front, back) < 0 or max(front, back) > channels or value != 0:
+        raise at.refuse("pads channels by a number, by more than there are, or takes some away")
+    made: dict[int, str] = {}
+    for count in {front, back} - {0}:
+        some = name if count == channels else at.emit("slice", name, axis=1, start=0, stop=count)
+        made[count] = at.emit("mul", some, at.number(0.0, 4))
+    parts = [made[front]] if front else []
+    return at.emit("concat", *parts, name, *([made[back]] if back else []), axis=1)
