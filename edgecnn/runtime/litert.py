@@ -100,8 +100,8 @@ class LitertSession:
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs: List[TensorSpec] = [_spec(d) for d in inputs]
         self.outputs: List[TensorSpec] = [_spec(d) for d in outputs]
-        self._input_at = [d["index"] for d in inputs]
-        self._output_at = [d["index"] for d in outputs]
+        self.input_indices: List[int] = [int(d["index"]) for d in inputs]
+        self.output_indices: List[int] = [int(d["index"]) for d in outputs]
         ops = self.ops()
         self.facts: Dict[str, Any] = {
             "operators": len(ops),
@@ -148,7 +148,7 @@ class LitertSession:
     def set_inputs(self, arrays: Sequence[Array]) -> None:
         """Checks the inputs and copies them into the interpreter."""
         check_arrays(self.inputs, arrays)
-        for i, index in enumerate(self._input_at):
+        for i, index in enumerate(self.input_indices):
             self._interpreter.set_tensor(index, arrays[i])
 
     def invoke(self) -> None:
@@ -160,7 +160,7 @@ class LitertSession:
 
     def outputs_now(self) -> List[Array]:
         """Copies of the outputs of the last `invoke`."""
-        return [self._interpreter.get_tensor(index) for index in self._output_at]
+        return [self._interpreter.get_tensor(index) for index in self.output_indices]
 
     def run(self, arrays: Sequence[Array]) -> List[Array]:
         """The outputs for `arrays`."""

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import IO, Any, Dict, List, Optional
 
-from .errors import BadRequest, RuntimeFailure
+from .errors import BadRequest, RuntimeProblem
 from .measure import Measurement
 
 REQUESTS = ("feed", "first", "warm", "block", "run", "memory")
@@ -49,7 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         json.dump(record, file)
     os.replace(partial, run)
     if "error" in record:
-        print(record["error"]["message"], file=sys.stderr)
+        print(record["error"]["what"], file=sys.stderr)
         return 1
     return 0
 
@@ -59,7 +59,7 @@ def run_job(path: str) -> Dict[str, Any]:
     try:
         job = _read_job(path)
         return {"job": job, **_measure(job, os.path.dirname(path))}
-    except RuntimeFailure as failure:
+    except RuntimeProblem as failure:
         return {"error": failure.to_json()}
 
 
@@ -118,7 +118,7 @@ def serve() -> None:
             else:
                 answer = getattr(measurement, name)(**request)
             _answer(answers, {"ok": True, **(answer or {})})
-        except RuntimeFailure as failure:
+        except RuntimeProblem as failure:
             _answer(answers, {"ok": False, "error": failure.to_json()})
         except (TypeError, KeyError) as error:
             _answer(answers, {"ok": False, "error": BadRequest(f"wrong arguments: {error}").to_json()})

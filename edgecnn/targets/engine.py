@@ -11,7 +11,7 @@ from edgecnn.runtime import errors as runtime_errors
 from edgecnn.runtime import session as runtime_session
 from edgecnn.runtime.session import Session
 
-EXPLAINED: dict[type[runtime_errors.RuntimeFailure], type[EdgecnnError]] = {
+EXPLAINED: dict[type[runtime_errors.RuntimeProblem], type[EdgecnnError]] = {
     runtime_errors.EngineMissing: EnvironmentFailure,
     runtime_errors.BadArtifact: InputError,
     runtime_errors.BadRequest: UsageError,
@@ -19,10 +19,10 @@ EXPLAINED: dict[type[runtime_errors.RuntimeFailure], type[EdgecnnError]] = {
 }
 
 
-def explain(failure: runtime_errors.RuntimeFailure) -> EdgecnnError:
+def explain(failure: runtime_errors.RuntimeProblem) -> EdgecnnError:
     """The error with an exit code that stands for a failure of the device side."""
     kind = EXPLAINED.get(type(failure), EdgecnnError)
-    return kind(failure.message, where=failure.where, do=failure.do)
+    return kind(failure.what, where=failure.where, do=failure.do)
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
-    except runtime_errors.RuntimeFailure as failure:
+    except runtime_errors.RuntimeProblem as failure:
         raise explain(failure) from failure
 
 

@@ -16,8 +16,29 @@ CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
 # XNNPACK collapses a chain of these with 8-bit ends into one table of 256 entries (since May 2025).
 UNARY = frozenset(
-    "ABS CEIL COS ELU EXP FLOOR GELU HARD_SWISH LEAKY_RELU LOG LOGISTIC NEG RELU RELU6 RELU_N1_TO_1 ROUND RSQRT SIN "
-    "SQRT SQUARE TANH".split()
+    {
+        "ABS",
+        "CEIL",
+        "COS",
+        "ELU",
+        "EXP",
+        "FLOOR",
+        "GELU",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "LOG",
+        "LOGISTIC",
+        "NEG",
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "ROUND",
+        "RSQRT",
+        "SIN",
+        "SQRT",
+        "SQUARE",
+        "TANH",
+    }
 )
 
 NO_INT8_KERNEL = {
