@@ -148,9 +148,7 @@ def layers_behind(graph: Graph, name: str, affine: Affine, *, reader: Op) -> lis
         if clip != NO_CLIP and affine.positive_factor is None:
             raise Refused(f"`{name}` has an activation of its own, {clip}")
         if op.kind == "linear" and len(graph.shape(name)) != 2:
-            raise Refused(
-                f"`{name}` is a linear layer over the last of {len(graph.shape(name))} axes, not over channels"
-            )
+            raise Refused(f"`{name}` is a linear layer over its last axis, not over channels")
         return [(op, affine)]
     if op.kind in ("add", "sub") and clip == NO_CLIP:
         first, second = op.inputs

@@ -92,10 +92,8 @@ def _check_takes_input_map(graph: Graph, norm: Op, user: Op) -> None:
 def _into_own_layer(graph: Graph, norm: Op, affine: Affine, *, why: str) -> tuple[Graph, Note]:
     edit, rank = graph.edit(), len(graph.shape(norm.output))
     if rank == 4:
-        layer, form = (
-            depthwise(edit, affine, source=norm.inputs[0], output=norm.output, origin=norm.source),
-            "depthwise",
-        )
+        layer = depthwise(edit, affine, source=norm.inputs[0], output=norm.output, origin=norm.source)
+        form = "depthwise 1x1"
     elif rank == 2:
         layer = _diagonal(edit, norm, affine)
         form = "diagonal linear"
