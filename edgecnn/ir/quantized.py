@@ -19,7 +19,7 @@ from torch import Tensor
 from edgecnn.ir import reference
 from edgecnn.ir.graph import Array, Graph, Op, QParams
 from edgecnn.ir.ops import NO_CLIP, SAME_CODES, attrs_of
-from edgecnn.ir.rounding import F32, add_codes, codes_of, multiply_codes, real_of, requantize
+from edgecnn.ir.rounding import F32, add_codes, codes_of, mean_codes, multiply_codes, real_of, requantize
 
 Attrs = Mapping[str, Any]
 Watch = Callable[[str, Array], None]
@@ -177,8 +177,8 @@ def _mul(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
 def _global_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
     (x,) = operands
     count = x.codes.shape[2] * x.codes.shape[3]
-    acc = (x.codes.astype(np.int32) - x.q.zero_point).sum(axis=(2, 3), keepdims=a["keepdims"])
-    return requantize(acc, F32(x.q.scale) / F32(y_q.scale) / F32(count), y_q, NO_CLIP)
+    total = x.codes.sum(axis=(2, 3), keepdims=a["keepdims"], dtype=np.int32)
+    return mean_codes(total, count, x.q, y_q)
 
 
 @_meaning("avg_pool")

@@ -63,6 +63,19 @@ def requantize(acc: Array, scale: Array | np.float32, q: QParams, clip: Clip) ->
     return codes
 
 
+def mean_codes(total: Array, count: int, qx: QParams, q: QParams) -> Array:
+    """Codes of total / count, where `total` sums `count` uncentred codes of `qx`.
+
+    XNNPACK multiplies the sum as it is and adds both zero points as one float32 before it rounds; against
+    `requantize` that differs at exact halves when the output's zero point is odd.
+    """
+    scale = F32(qx.scale) / F32(q.scale) * (F32(1) / F32(count))
+    offset = F32(int(q.zero_point)) - F32(count * int(qx.zero_point)) * scale
+    x = np.rint(np.clip(total.astype(F32) * scale + offset, F32(q.qmin), F32(q.qmax)))
+    codes: Array = x.astype(q.dtype)
+    return codes
+
+
 def add_codes(a: Array, b: Array, qa: QParams, qb: QParams, q: QParams, clip: Clip, *, sign: int = 1) -> Array:
     """Codes of a + sign * b in XNNPACK's fixed point: 21-bit multipliers, one shift, halves rounded up.
 
