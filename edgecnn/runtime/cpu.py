@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, Iterable, List, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Tuple
 
 from .errors import BadRequest
 
@@ -53,10 +53,6 @@ class CpuFacts:
     model: str
     cores: int
     features: Tuple[str, ...]
-
-    def to_json(self) -> Dict[str, Any]:
-        """The record as plain data."""
-        return {"machine": self.machine, "model": self.model, "cores": self.cores, "features": list(self.features)}
 
 
 def cpu_facts() -> CpuFacts:

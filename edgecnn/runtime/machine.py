@@ -14,8 +14,12 @@ def machine_facts() -> Dict[str, Any]:
     """Processor, operating system, Python and load, as plain data."""
     import numpy
 
+    facts = cpu_facts()
     return {
-        "cpu": cpu_facts().to_json(),
+        "cpu": facts.model,
+        "architecture": facts.machine,
+        "cores": facts.cores,
+        "features": list(facts.features),
         "system": platform.platform(),
         "python": platform.python_version(),
         "numpy": numpy.__version__,
