@@ -118,5 +118,5 @@ def _normalise_in_front(graph: Graph, source: str, affine: Affine, why: str) -> 
     edit = graph.edit()
     name = edit.activation(f"{source}_normalized", graph.shape(source))
     edit.redirect(source, name)
-    edit.insert(depthwise(edit, affine, source=source, output=name, origin=Source(module=source)))
+    edit.insert(depthwise(edit, affine, source=source, output=name, origin=Source()))
     return edit.finish(), [Note(RULE, source, True, f"by a depthwise 1x1 convolution `{name}`, because {why}")]

@@ -82,7 +82,8 @@ def _hetconv(graph: Graph, form: Form) -> tuple[Graph, list[Note]]:
     notes = []
     for layer in find_hetconv(graph):
         graph = REWRITES[form](graph, layer)
-        notes.append(Note(RULE, layer.sum.output, form != "grouped", f"P={layer.part} as {form}"))
+        did = form != "grouped"
+        notes.append(Note(RULE, layer.sum.output, did, f"P={layer.part} {'as' if did else 'stays'} {form}"))
     return graph, notes
 
 
