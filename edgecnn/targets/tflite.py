@@ -13,8 +13,12 @@ from functools import partial
 
 import numpy as np
 
-from edgecnn.errors import UnsupportedOp
+from edgecnn.errors import UnsupportedOp, unknown
 from edgecnn.ir.graph import Graph, Note, Op, Pass, QParams
+from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
+from edgecnn.passes.channel_shuffle import fold_channel_shuffle
+from edgecnn.passes.hetconv import FORMS, hetconv
+from edgecnn.passes.linear_to_conv import linear_to_conv
 from edgecnn.passes.standard import STANDARD
 from edgecnn.quant.scheme import LITERT, Scheme
 from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
@@ -119,45 +123,81 @@ def _limits(low: Lowering) -> list[Note]:
 
 # -------------------------------------------------------------------------------------------------------- targets
 
-SETTINGS = {
-    "stem": "auto | pair | plain: whether a 3-channel stride-2 first layer reads pixels in pairs (auto: yes, in int8)",
-    "shuffle": "fold | transpose: channel shuffles folded into the weights around them, or left as TRANSPOSE (fold)",
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "hetconv_form": FORMS,
+    "shuffle": ("fold", "transpose"),
+    "stem": ("auto", "pair", "plain"),
 }
+"""The settings with their legal values, the default first."""
+
+MEANING: dict[str, str] = {
+    "hetconv_form": "how a heterogeneous convolution runs: as grouped and pointwise, split, or one dense convolution",
+    "shuffle": "channel shuffles: folded into the weights around them, or left as TRANSPOSE",
+    "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: on every core",
+}
+INT8_SETTINGS = ("hetconv_form", "shuffle", "stem")
+FLOAT_SETTINGS = ("hetconv_form", "shuffle")
 
 
-def _scheme(cpu: Cpu) -> Scheme:
+def setting(settings: Mapping[str, str], name: str) -> str:
+    """The value of a setting, its default if it is not given.
+
+    Raises:
+        UsageError: the value is not legal.
+    """
+    value = settings.get(name, SETTINGS[name][0])
+    if value not in SETTINGS[name]:
+        raise unknown(f"value of the setting {name}", value, SETTINGS[name])
+    return value
+
+
+def int8_scheme(cpu: Cpu) -> Scheme:
+    """int8 activations on every core."""
     return LITERT
 
 
-def passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
-    """The rewrites of a TFLite target for a core, in order."""
-    return STANDARD
+def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
+    """The rewrites of every TFLite target: whatever XNNPACK has a better form for, and no channel moved for nothing."""
+    form = setting(settings, "hetconv_form")
+    passes: list[Pass] = [*STANDARD, hetconv(form), linear_to_conv]  # type: ignore[arg-type]  # `setting` has checked it
+    if setting(settings, "shuffle") == "fold":
+        passes.append(fold_channel_shuffle)
+    return tuple(passes)
+
+
+def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
+    """The rewrites before measuring: those of the float targets, then the activations that int8 has in other forms."""
+    return (*float_passes(cpu, settings), fold_hard_sigmoid, split_silu)
+
+
+def _described(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"{MEANING[name]} ({' | '.join(SETTINGS[name])}; default {SETTINGS[name][0]})" for name in names}
 
 
 TARGETS.add(
     "tflite-int8",
     Target(
-        "tflite-int8",
+        name="tflite-int8",
         runtime="litert",
         suffix=".tflite",
         input_types=("int8", "float32", "uint8"),
-        scheme=_scheme,
-        passes=passes,
+        scheme=int8_scheme,
+        passes=int8_passes,
         emit=partial(emit, target="tflite-int8"),
-        settings=SETTINGS,
+        settings=_described(INT8_SETTINGS),
     ),
 )
 for _name, _metadata in {"tflite-fp32": {}, "tflite-fp16": HALF_PRECISION}.items():
     TARGETS.add(
         _name,
         Target(
-            _name,
+            name=_name,
             runtime="litert",
             suffix=".tflite",
             input_types=("float32",),
             scheme=None,
-            passes=passes,
+            passes=float_passes,
             emit=partial(emit, target=_name, metadata=_metadata),
-            settings=SETTINGS,
+            settings=_described(FLOAT_SETTINGS),
         ),
     )
