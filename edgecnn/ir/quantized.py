@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgecnn.ir import reference
-from edgecnn.ir.graph import Array, Graph, Op, QParams
+from edgecnn.ir.graph import Array, Graph, Op, QParams, Value
 from edgecnn.ir.ops import NO_CLIP, SAME_CODES, attrs_of
 from edgecnn.ir.rounding import F32, add_codes, codes_of, mean_codes, multiply_codes, real_of, requantize
 
@@ -67,7 +67,8 @@ def run_codes(graph: Graph, x_codes: Array, *, watch: Watch | None = None) -> li
     if watch:
         watch(graph.inputs[0], x_codes)
     for op in graph.ops:
-        live[op.output] = apply_codes(graph, op, [live[name] for name in graph.activations(op)])
+        inputs = [live[name] if name in live else stored(graph.value(name)) for name in op.inputs]
+        live[op.output] = apply_codes(graph, op, inputs)
         if watch:
             watch(op.output, live[op.output])
         for name in set(op.inputs):
@@ -76,24 +77,26 @@ def run_codes(graph: Graph, x_codes: Array, *, watch: Watch | None = None) -> li
     return [live[name] for name in graph.outputs]
 
 
+def stored(constant: Value) -> Array:
+    """A constant as `apply_codes` takes it: its codes, or its float32 numbers if it has no parameters."""
+    if constant.q is not None:
+        return constant.codes
+    if constant.data is None:
+        raise ValueError(f"`{constant.name}` is an activation, not a constant")
+    return constant.data
+
+
 def apply_codes(graph: Graph, op: Op, inputs: Sequence[Array]) -> Array:
     """The output of one op: codes, or float32 where its output has no parameters.
 
     Args:
-        graph: the quantised graph that holds `op` and its constants.
+        graph: the quantised graph that holds `op`.
         op: the op.
-        inputs: one array for each entry of `graph.activations(op)`, in that order.
+        inputs: one array for each entry of `op.inputs`, constants (see `stored`) included.
     """
-    given = iter(inputs)
+    values = [graph.value(name) for name in op.inputs]
+    operands = [x if v.q is None else Coded(x, v.q) for x, v in zip(inputs, values, strict=True)]
     y_q = graph.value(op.output).q
-    operands: list[Coded | Array] = []
-    for name in op.inputs:
-        value = graph.value(name)
-        if value.data is None:
-            array = next(given)
-            operands.append(array if value.q is None else Coded(array, value.q))
-        else:
-            operands.append(value.data if value.q is None else Coded(value.codes, value.q))
     coded = [operand for operand in operands if isinstance(operand, Coded)]
     if y_q is not None and len(coded) == len(operands):
         return INTEGER[op.kind](attrs_of(op), coded, y_q)

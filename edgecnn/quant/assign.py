@@ -30,7 +30,6 @@ def assign(
     scheme: Scheme,
     *,
     estimator: str = "mean-minmax",
-    input_range: tuple[float, float] | None = None,
 ) -> tuple[Graph, list[Note]]:
     """`graph` with quantisation parameters on its values, and notes on what could not be as the scheme wants it.
 
@@ -46,7 +45,6 @@ def assign(
         ranges: from `measure`.
         scheme: the rules of the runtime.
         estimator: a name in `ESTIMATORS`.
-        input_range: the input's range, where it is known better than measured (raw pixels: 0 to 255).
 
     Raises:
         UsageError: unknown estimator.
@@ -57,7 +55,7 @@ def assign(
     groups = coded_groups(graph, scheme)
     q: dict[str, QParams] = {}
     for group in groups:
-        spans = {name: _span(graph, name, ranges, estimate, input_range) for name in group.computed}
+        spans = {name: _span(graph, name, ranges, estimate) for name in group.computed}
         chosen, conflicts = _choose(graph, group, spans, scheme)
         q.update(dict.fromkeys(group.values, chosen))
         notes += conflicts
@@ -81,15 +79,11 @@ def _prepared(graph: Graph, scheme: Scheme) -> tuple[Graph, list[Note], frozense
     return own_constants(graph, integer), notes, integer
 
 
-def _span(
-    graph: Graph, name: str, ranges: Ranges, estimate: Estimator, input_range: tuple[float, float] | None
-) -> Span:
+def _span(graph: Graph, name: str, ranges: Ranges, estimate: Estimator) -> Span:
     """The interval of real numbers that a value which is not moved from elsewhere asks for."""
     data = graph.value(name).data
     if data is not None:
         return Span.around(float(data.min()), float(data.max()))
-    if name in graph.inputs and input_range is not None:
-        return Span.around(*input_range)
     stats = ranges.stats.get(name)
     if stats is None:
         raise InputError(

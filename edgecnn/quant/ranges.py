@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgecnn.artifact import atomic_write
 from edgecnn.errors import InputError
 from edgecnn.ir.graph import Array, Graph
 from edgecnn.ir.hash import graph_hash
@@ -131,7 +132,7 @@ def save(ranges: Ranges, path: Path) -> None:
     lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in head.items()]
     values = [f"  {json.dumps(name)}: {json.dumps(_to_json(s))}" for name, s in sorted(ranges.stats.items())]
     text = "{\n" + ",\n".join(lines) + ',\n"values": {\n' + ",\n".join(values) + "\n}\n}\n"
-    path.write_text(text, encoding="utf-8")
+    atomic_write(path, text.encode())
 
 
 def load(path: Path, *, graph: Graph | None = None, images: str | None = None) -> Ranges:
