@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecnn.nets.hetconv import HetConv2d
 
-LARGE_SIDE = 64
+# Few images do: even 7x7 maps of four images are 196 samples per channel. Small nets end in maps of a few pixels.
+IMAGES, LARGE_SIDE, IMAGES_IF_SMALL = 4, 64, 32
 
 
 def smooth_images(count: int, input_shape: tuple[int, int, int], *, seed: int) -> Tensor:
@@ -45,11 +46,12 @@ def init_random(module: nn.Module, seed: int, input_shape: tuple[int, int, int])
         input_shape: (C, H, W).
     """
     generator = torch.Generator().manual_seed(seed)
+    count = IMAGES if max(input_shape[1:]) > LARGE_SIDE else IMAGES_IF_SMALL
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     with torch.no_grad():
         for layer in module.modules():
             _randomise(layer, generator)
-        _recalibrate(module, norms, smooth_images(8 if input_shape[1] > LARGE_SIDE else 32, input_shape, seed=seed))
+        _recalibrate(module, norms, smooth_images(count, input_shape, seed=seed))
 
 
 def _randomise(layer: nn.Module, generator: torch.Generator) -> None:

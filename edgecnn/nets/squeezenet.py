@@ -57,10 +57,13 @@ class SqueezeNet11(nn.Module):
         last = nn.Conv2d(512, num_classes, 1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), last, nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.kaiming_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(last.weight, 0.0, 0.01)
+            if isinstance(module, nn.Conv2d):
+                if module is last:
+                    nn.init.normal_(module.weight, 0.0, 0.01)
+                else:
+                    nn.init.kaiming_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores [N, num_classes], none below zero, of images [N, 3, H, W]."""

@@ -1,0 +1,68 @@
+"""Where torchvision has the same net, its weights load and give its outputs, and its official files are the ones used.
+
+torchvision is no dependency: the test runs where it is installed beside torch (`pip install --no-deps torchvision`).
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+import torch
+
+from edgecnn.nets import NETS, build_net, init_random
+
+pytestmark = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+
+WITH_TORCHVISION = sorted(name for name in NETS if NETS[name].pretrained is not None)
+
+
+@pytest.fixture(scope="module")
+def models() -> ModuleType:
+    # A torchvision for another build of torch cannot load its compiled operators; these nets need none of them, but
+    # the import looks for two.
+    declared = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in (
+        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    ):
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            declared.define(schema)
+    import torchvision.models
+
+    return torchvision.models
+
+
+@pytest.mark.parametrize("name", WITH_TORCHVISION)
+def test_same_seed_same_initial_weights(name: str, models: ModuleType) -> None:
+    torch.manual_seed(5)
+    theirs = models.get_model(name, weights=None).state_dict()
+    ours = build_net(name, seed=5).state_dict()
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+@pytest.mark.parametrize("name", WITH_TORCHVISION)
+def test_same_weights_same_outputs(name: str, models: ModuleType) -> None:
+    theirs, ours = models.get_model(name, weights=None), build_net(name)
+    init_random(theirs, 3, (3, 64, 64))
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        # The same operators on the same numbers in the same order.
+        assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("name", WITH_TORCHVISION)
+def test_the_official_file_is_torchvisions_default(name: str, models: ModuleType) -> None:
+    default = models.get_model_weights(name).DEFAULT
+    pretrained = NETS[name].pretrained
+    assert pretrained is not None
+    assert pretrained.url == default.url
+    accuracy = default.meta["_metrics"]["ImageNet-1K"]
+    assert (pretrained.top1, pretrained.top5) == (accuracy["acc@1"], accuracy["acc@5"])
+    prepare = default.transforms()
+    assert [pretrained.resize] == prepare.resize_size
+    assert [pretrained.crop] == prepare.crop_size
+    assert pretrained.interpolation == prepare.interpolation.value
