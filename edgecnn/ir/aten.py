@@ -15,13 +15,14 @@ from edgecnn.ir.import_site import Const, Entry, Site
 
 Rule = Callable[..., Entry]
 RULES: dict[str, Rule] = {}
+_LEADING: list[str] = []
 
 # fmt: off
 MOVES = frozenset({
     "view", "_unsafe_view", "view_copy", "reshape", "flatten", "unflatten", "squeeze", "squeeze_", "unsqueeze",
     "unsqueeze_", "permute", "transpose", "swapaxes", "movedim", "t", "slice", "narrow", "select", "chunk", "split",
     "split_with_sizes", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "tensor_split", "unbind",
-    "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "native_channel_shuffle",
 })
 """Operators that only move numbers; `ir.movement` reads chains of them back."""
 
@@ -39,9 +40,17 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     def add(function: Rule) -> Rule:
         for name in names:
             RULES[name] = function
+        _LEADING.append(names[0])
         return function
 
     return add
+
+
+def importable() -> list[str]:
+    """The operators that can be imported, one name for each group of synonyms."""
+    return sorted(
+        {*(n for n in _LEADING if n[0] != "_"), "reshape", "permute", "slice", "split", "channel_shuffle", "expand"}
+    )
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -251,7 +260,7 @@ def _is_tensor(entry: Entry) -> bool:
     return entry is not None and not isinstance(entry, (int, float))
 
 
-@rule("hardtanh", "hardtanh_", "clamp", "clamp_", "clip", "clip_")
+@rule("clamp", "clamp_", "clip", "clip_", "hardtanh", "hardtanh_")
 def _clamp(at: Site, x: Entry, low: Entry = None, high: Entry = None) -> str:
     return _clip(at, x, low, high)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecnn.ir.aten import pair, rule, sides
 from edgecnn.ir.import_site import Entry, Site
+from edgecnn.ir.movement import Moved
 
 
 def _ceil_rest(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
@@ -74,16 +75,23 @@ def _adaptive_pool(at: Site, x: Entry, output: Any) -> Entry:
 
 
 @rule("mean")
-def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) -> str:
-    name = at.act(x)
-    rank = len(at.shape(name))
-    if (
-        axes is None
-        or rank != 4
-        or sorted(at.axis(a, rank) for a in ([axes] if isinstance(axes, int) else axes)) != [2, 3]
-    ):
+def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) -> Entry:
+    axes = [axes] if isinstance(axes, int) else axes or []
+    rank = len(at.node.args[0].meta["val"].shape)  # type: ignore[union-attr]
+    spatial = {at.axis(a, rank) for a in axes}
+    if not spatial or not spatial <= {2, 3} or rank not in (3, 4):
         raise at.refuse("is a mean over other axes than H and W", do="use x.mean((2, 3))")
-    return at.emit("global_pool", name, keepdims=bool(keepdim))
+    if spatial == {2, 3}:
+        return at.emit("global_pool", at.act(x), keepdims=bool(keepdim))
+    # x.mean(3).mean(2), the spelling of older nets: a pool along one axis each. The second mean sees (N, C, H).
+    view = x if isinstance(x, Moved) else Moved(at.act(x), ())
+    name = at.act(view.then(lambda t: t.unsqueeze(3)) if rank == 3 else view)
+    height, width = at.shape(name)[2:]
+    kernel = (height, 1) if spatial == {2} else (1, width)
+    pooled = Moved(at.emit("avg_pool", name, kernel=kernel, stride=kernel), ())
+    if rank == 3:
+        pooled = pooled.then(lambda t: t.squeeze(3))
+    return pooled if keepdim else pooled.then(lambda t: t.squeeze(*spatial))
 
 
 @rule("cat", "concat", "concatenate")

@@ -7,13 +7,14 @@ evaluated here, chains of views are left to `ir.movement`, and hand-written acti
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import operator
 import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from edgecnn.errors import InputError, UnsupportedOp
 from edgecnn.ir import aten_pool as _aten_pool  # noqa: F401  (registers its rules)
-from edgecnn.ir.aten import MOVES, RULES, SAME
+from edgecnn.ir.aten import MOVES, RULES, SAME, importable
 from edgecnn.ir.graph import BATCH, Graph, Source, Value
 from edgecnn.ir.import_site import TRACED_BATCH, Const, Draft, Entry, Site, aten_name, mixes_images, with_batch
 from edgecnn.ir.movement import Moved
@@ -60,11 +61,6 @@ def import_module(module: nn.Module, input_shape: tuple[int, ...], *, name: str)
     return graph
 
 
-def importable() -> list[str]:
-    """The names of the operators that can be imported, without in-place and private forms."""
-    return sorted(n for n in {*RULES, *MOVES, *SAME} if not n.startswith("_") and not n.endswith("_"))
-
-
 # ---- exporting
 
 
@@ -96,11 +92,12 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No warnings and no log lines: torch.export tells of its own inner workings."""
+    """No warnings, log lines or prints: torch.export tells of its own inner workings."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -224,11 +221,13 @@ class _Walk:
             elif node in needed and node.op == "call_function":
                 self.env[node] = self._call(node)
             elif node in needed:
-                raise UnsupportedOp(f"cannot import `{node.target}`", where=str(_source(node)[0]))
-        site = self._site(outputs[0])
-        result = site.act(self.env[outputs[0]])
-        if not self.images or result in self.images:
-            raise InputError(f"the output of `{self.name}` does not depend on its image by any operator")
+                self.env[node] = node  # the branch of a control-flow operator, which is refused when it comes
+        entry = self.env[outputs[0]]
+        if isinstance(entry, Const):
+            raise InputError(f"the output of `{self.name}` does not depend on its image")
+        result = self._site(outputs[0]).act(entry)
+        if result in self.images:
+            raise InputError(f"`{self.name}` computes nothing: its output is its image")
         return Graph.build(self.name, self.draft.ops, self.draft.values.values(), self.images, (result,))
 
     def _site(self, node: fx.Node) -> Site:
@@ -283,7 +282,7 @@ class _Walk:
             raise UnsupportedOp(
                 f"cannot import `{site.target}`",
                 where=str(site.source),
-                expected="one of " + textwrap.fill(", ".join(importable()), 100),
+                expected="one of " + textwrap.fill(", ".join(importable()), 90),
                 do="write the layer with these, or add a rule to edgecnn/ir/aten.py",
             )
         self._must_keep_the_batch(site)
@@ -346,7 +345,7 @@ class _Walk:
     def _must_keep_the_batch(site: Site) -> None:
         for value in pytree.tree_leaves(site.node.meta.get("val"))[:1]:
             if isinstance(value, Tensor) and with_batch(value.shape) is None:
-                raise mixes_images(site.source)
+                raise mixes_images(site.source, operator=site.target)
 
     @staticmethod
     def _must_have_the_shape(site: Site, entry: Entry) -> None:

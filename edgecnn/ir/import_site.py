@@ -127,7 +127,8 @@ class Site:
     @property
     def target(self) -> str:
         """The operator as the user may search for it, such as `aten.conv2d`."""
-        return "aten." + aten_name(self.node)
+        schema = getattr(self.node.target, "_schema", None)
+        return schema.name.replace("::", ".") if schema is not None else aten_name(self.node)
 
     def emit(self, kind: str, *inputs: str, **attrs: Any) -> str:
         """Adds an op and returns its name: the module's path, and the kind where the module is the user's own."""
@@ -142,7 +143,7 @@ class Site:
         if isinstance(entry, Moved):
             name = self.draft.settle(entry, self._stem, self.source)
             if name is None:
-                raise mixes_images(self.source)
+                raise mixes_images(self.source, operator=self.target)
             return name
         if not isinstance(entry, str):
             raise self.refuse("needs an activation where the net gives a constant")
@@ -174,7 +175,7 @@ class Site:
         """
         axis %= rank
         if axis == 0:
-            raise mixes_images(self.source)
+            raise mixes_images(self.source, operator=self.target)
         return axis
 
     def refuse(self, why: str, *, do: str | None = None) -> UnsupportedOp:
@@ -191,10 +192,10 @@ class Site:
         return f"{path}.{kind}" if path else kind
 
 
-def mixes_images(source: Source) -> UnsupportedOp:
+def mixes_images(source: Source, *, operator: str) -> UnsupportedOp:
     """The error for a net whose images are not independent of each other."""
     return UnsupportedOp(
-        "the net mixes the images of a batch, or fixes the batch size",
+        f"the net mixes the images of a batch, or fixes the batch size, before or at `{operator}`",
         where=str(source),
         expected="every activation begins with the batch: (N, C, H, W) or (N, features)",
         do="keep the first dimension as it is: x.flatten(1) or x.view(x.size(0), -1), no dim=0",
@@ -202,9 +203,11 @@ def mixes_images(source: Source) -> UnsupportedOp:
 
 
 def aten_name(node: fx.Node) -> str:
-    """The name of an operator without namespace and overload: `conv2d` for aten.conv2d.default."""
-    name = getattr(node.target, "overloadpacket", node.target)
-    return str(getattr(name, "__name__", name)).rpartition(".")[2]
+    """The name of an operator without overload: `conv2d` for aten.conv2d.default; `lib::name` where it is not ATen's."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None:
+        return str(schema.name).removeprefix("aten::")
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def with_batch(shape: Any) -> tuple[int, ...] | None:
