@@ -1,0 +1,43 @@
+"""The command line: one command per verb. Each verb's file is light; torch and the runtimes load only when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from edgecnn.cli import bench, doctor, evaluate, export, listing, predict, run, show
+
+app = typer.Typer(
+    name="edgecnn",
+    help="From a small CNN to the fastest correct artifact for a device: fold, quantise, export, prove, measure.",
+    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 an op cannot be lowered, "
+    "5 the environment lacks something, 70 a bug in edgecnn, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
+app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("run")(run.run)
+app.command("list")(listing.list_things)
+app.command("show")(show.show)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from edgecnn import __version__
+
+        typer.echo(f"edgecnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="The version."),
+) -> None:
+    """From a small CNN to the fastest correct artifact for a device."""

@@ -1,0 +1,98 @@
+"""`edgecnn show`: what a net, a bundle or an artifact is, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def show(
+    net: Annotated[str, typer.Argument(help="A net, my_net.py:build, a bundle, or an artifact.")],
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Also the graph as text, and why a rewrite skipped a place.")
+    ] = False,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Show the graph as this target rewrites it.")
+    ] = None,
+    cpu: Annotated[str | None, typer.Option(help="With --target: the core.")] = None,
+    input_shape: Annotated[str | None, typer.Option("--input", help="CxHxW. Default: the net's.")] = None,
+    net_option: Annotated[list[str] | None, typer.Option(help="key=value for the net. Repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show layers with shapes, parameters and multiply-adds (or, of an artifact, what it expects and where it runs)."""
+    from edgecnn.cli.console import output, pairs, print_json, shape
+    from edgecnn.pipeline import describe
+
+    if describe.is_artifact(net):
+        content = describe.describe_artifact(net)
+        print_json(content) if as_json else _print_artifact(content)
+        return
+    found = describe.describe(
+        net,
+        input_shape=shape(input_shape),
+        options=pairs(net_option or [], option="--net-option"),
+        target=target or ("tflite-int8" if verbose else None),
+        cpu=cpu,
+    )
+    if as_json:
+        print_json(found.to_json())
+        return
+    _print_layers(found)
+    if verbose:
+        output().print("\n" + describe.graph_text(found.graph), markup=False)
+        left = [n for n in found.notes if not n.did]
+        output().print(f"\n{len(found.notes) - len(left)} rewrites for {found.facts['target']} on {found.facts['cpu']}")
+        for note in left:
+            output().print(f"  {note}", markup=False)
+
+
+def _print_layers(found: Any) -> None:
+    from rich.markup import escape
+
+    from edgecnn.cli.console import grid, output
+
+    console = output()
+    for label in ("summary", "source", "target"):
+        if label in found.facts:
+            console.print(f"{label:<9}{found.facts[label]}", markup=False)
+    table = grid("layer", "kind", "output>", "parameters>", "multiply-adds>")
+    for layer in found.layers:
+        table.add_row(
+            escape(layer.module or layer.name),
+            layer.kind,
+            "x".join(map(str, layer.shape)),
+            f"{layer.params:,}" if layer.params else "",
+            f"{layer.macs:,}" if layer.macs else "",
+        )
+    console.print(table)
+    for line in found.facts.get("hetconv", ()):
+        console.print(line, markup=False)
+    console.print(
+        f"{found.net}, input {'x'.join(map(str, found.input_shape))}: "
+        f"{found.params:,} parameters, {found.macs:,} multiply-adds"
+    )
+
+
+def _print_artifact(content: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from edgecnn.cli.console import grid, output
+    from edgecnn.cli.summary import coverage_line
+
+    console = output()
+    engine = content["engine"]
+    console.print(
+        f"{content['artifact']}: {content['size_bytes']:,} bytes, {engine['name']} {engine['version']}", markup=False
+    )
+    table = grid("", "name", "type", "shape", "scale>", "zero>")
+    for side in ("inputs", "outputs"):
+        for spec in content[side]:
+            coding = (f"{spec['scale']:.6g}", str(spec["zero_point"])) if spec["scale"] else ("", "")
+            table.add_row(side[:-1], escape(spec["name"]), spec["dtype"], "x".join(map(str, spec["shape"])), *coding)
+    console.print(table)
+    console.print("coverage   " + coverage_line(content["coverage"]), markup=False)
+    for key, value in sorted(content["metadata"].items()):
+        console.print(f"metadata   {key}: {value}", markup=False)
+    if content["manifest"] is None:
+        console.print("manifest   none beside it")

@@ -1,0 +1,323 @@
+"""The proof that an artifact computes what the net computed: a chain of four points, not one number.
+
+(0) the torch module, (1) the float reference of the graph, (2) its integer reference, (3) the artifact in its runtime.
+0-1 must be float noise. 1-2 is what quantisation costs (signal to quantisation noise, per value, the worst named).
+2-3 must agree within a code or two per operator, and is checked operator by operator: each op is cut from the graph,
+emitted alone, and fed with the reference's own codes, so that rounding cannot accumulate and a wrong lowering is named.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import CheckFailed
+from edgecnn.ir.cut import cut
+from edgecnn.ir.graph import Array, Graph, Op, QParams
+from edgecnn.ir.quantized import apply_codes, run_codes
+from edgecnn.ir.reference import run
+from edgecnn.runtime.session import Session
+from edgecnn.targets.engine import open_session
+from edgecnn.targets.target import EmitOptions, Target
+
+FLOAT_TOLERANCE = 1e-4
+"""Relative error that float32 arithmetic in another order may cause. A dot product of n terms is off by about
+sqrt(n) * 2^-24 relative to its terms; n is below 10^5 in every net, so one layer gives 2e-5, and layers average out."""
+
+OP_SHARE_EXACT, OP_MAX_CODES = 0.999, 2
+"""Per op, at least this share of values within one code, and no value further off than this many codes."""
+
+
+@dataclass(frozen=True)
+class OpDifference:
+    """How far one op's artifact is from the integer reference, in codes, fed with the same codes."""
+
+    op: str
+    kind: str
+    source: str
+    share_exact: float
+    share_within_one: float
+    max_codes: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the op keeps the tolerance."""
+        return self.share_within_one >= OP_SHARE_EXACT and self.max_codes <= OP_MAX_CODES
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the chain found; a point that does not apply (no module, no quantisation) is None."""
+
+    images: int
+    torch_error: float | None = None
+    passes_error: float | None = None
+    sqnr_db: float | None = None
+    worst_values: tuple[tuple[str, float], ...] = ()
+    artifact_error: float | None = None
+    argmax_agreement: float | None = None
+    max_codes_end_to_end: int | None = None
+    ops: tuple[OpDifference, ...] = field(default=())
+
+    @property
+    def failures(self) -> list[str]:
+        """Every broken promise in words; empty if the artifact is proved."""
+        found = []
+        for label, error in (
+            ("graph against torch", self.torch_error),
+            ("graph after its rewrites against the graph before", self.passes_error),
+            ("float artifact against the graph", self.artifact_error),
+        ):
+            if error is not None and not error <= FLOAT_TOLERANCE:
+                found.append(f"{label}: relative error {error:.2g}, at most {FLOAT_TOLERANCE:.0e} is float noise")
+        found += [
+            f"op `{d.op}` ({d.kind}, {d.source}): {100 * (1 - d.share_within_one):.2f} % of the codes differ by more "
+            f"than 1, at most by {d.max_codes}"
+            for d in self.ops
+            if not d.ok
+        ]
+        return found
+
+    @property
+    def summary(self) -> str:
+        """The chain in one line."""
+        parts = []
+        if self.torch_error is not None:
+            parts.append(f"graph = torch to {self.torch_error:.1e}")
+        if self.artifact_error is not None:
+            parts.append(f"artifact = graph to {self.artifact_error:.1e}")
+        if self.sqnr_db is not None:
+            parts.append(f"int8 {self.sqnr_db:.1f} dB")
+        if self.ops:
+            exact = sum(d.share_exact == 1.0 for d in self.ops)
+            parts.append(f"{exact} of {len(self.ops)} ops bit-exact, worst off by {max(d.max_codes for d in self.ops)}")
+        return "; ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the manifest and `--json`."""
+        content: dict[str, Any] = {
+            "ok": not self.failures,
+            "images": self.images,
+            "torch_relative_error": self.torch_error,
+            "passes_relative_error": self.passes_error,
+            "artifact_relative_error": self.artifact_error,
+        }
+        if self.sqnr_db is not None:
+            content |= {
+                "sqnr_db": round(self.sqnr_db, 2),
+                "worst_values": [{"value": n, "sqnr_db": round(s, 2)} for n, s in self.worst_values],
+                "argmax_agreement": self.argmax_agreement,
+                "max_codes_end_to_end": self.max_codes_end_to_end,
+            }
+        if self.ops:
+            worst = min(self.ops, key=lambda d: (d.ok, d.share_within_one, -d.max_codes, d.share_exact))
+            content["per_op"] = {
+                "ops": len(self.ops),
+                "exact_ops": sum(d.share_exact == 1.0 for d in self.ops),
+                "within_one_code_min_share": min(d.share_within_one for d in self.ops),
+                "max_codes": max(d.max_codes for d in self.ops),
+                "worst": {"op": worst.op, "kind": worst.kind, "share_exact": round(worst.share_exact, 6)},
+            }
+        return content
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """Euclidean norm of the difference over that of `expected`."""
+    norm = float(np.linalg.norm(expected.astype(np.float64)))
+    off = float(np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64)))
+    return off / norm if norm > 0 else off
+
+
+def sqnr_db(found: Array, expected: Array) -> float:
+    """Signal to quantisation noise ratio in dB; infinite where they are equal."""
+    noise = float(np.sum((found.astype(np.float64) - expected) ** 2))
+    signal = float(np.sum(expected.astype(np.float64) ** 2))
+    return float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
+
+
+def check(
+    target: Target,
+    *,
+    artifact: Path,
+    options: EmitOptions,
+    images: Array,
+    before: Graph,
+    after: Graph,
+    quantized: Graph | None,
+    torch_outputs: Array | None,
+    before_images: Array | None = None,
+    per_op: bool = True,
+) -> Parity:
+    """The whole chain for one artifact.
+
+    Args:
+        target: the target it was emitted for.
+        artifact: the file.
+        options: what it was emitted with.
+        images: input of the final graph, float32 NCHW.
+        before: the graph as imported.
+        after: the graph after the target's rewrites, float.
+        quantized: `after` with quantisation parameters; None for a float target.
+        torch_outputs: the module's outputs for `before_images`; None if there is no module (a bundle).
+        before_images: input of `before`, if it differs from `images` (normalisation embedded by the rewrites).
+        per_op: also check op by op.
+    """
+    start = images if before_images is None else before_images
+    imported, rewritten = run(before, start)[0], run(after, images)[0]
+    parity = Parity(
+        images=len(images),
+        torch_error=None if torch_outputs is None else relative_error(imported, torch_outputs),
+        passes_error=relative_error(rewritten, imported),
+    )
+    with closing(open_session(artifact)) as session:
+        if quantized is None:
+            found = np.concatenate([feed(session, after, x, options=options) for x in batches(images, options.batch)])
+            return replace(parity, artifact_error=relative_error(found[: len(images)], rewritten))
+        parity = _against_integers(parity, session, quantized, after, images, options)
+    if per_op:
+        parity = replace(parity, ops=tuple(op_differences(target, quantized, images[:1], cpu_options=options)))
+    return parity
+
+
+def batches(images: Array, size: int) -> Iterator[Array]:
+    """`images` in batches of exactly `size`; the last is filled up by repeating its last image."""
+    for at in range(0, len(images), size):
+        piece = images[at : at + size]
+        yield np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), 0)]) if len(piece) < size else piece
+
+
+def to_artifact(x_nchw: Array, shape: tuple[int, ...]) -> Array:
+    """`x_nchw` in the artifact's layout, told by its shape (NHWC if the channels stand last)."""
+    if x_nchw.ndim == 4 and tuple(x_nchw.shape[1:]) != tuple(shape[1:]):
+        return np.ascontiguousarray(x_nchw.transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(x_nchw)
+
+
+def from_artifact(y: Array, shape: tuple[int, ...]) -> Array:
+    """An output of the artifact in the graph's layout; `shape` is the graph's (batch first)."""
+    if len(shape) == 4 and y.ndim == 4 and tuple(y.shape[1:]) != tuple(shape[1:]):
+        y = y.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(y).reshape((-1, *shape[1:]))
+
+
+def as_dtype(q: QParams, dtype: str) -> QParams:
+    """The same real numbers coded in the other 8-bit type: codes and zero point shift by 128."""
+    if q.dtype == dtype:
+        return q
+    by = 128 if dtype == "uint8" else -128
+    return QParams.per_tensor(float(q.scale), int(q.zero_point) + by, "uint8" if dtype == "uint8" else "int8")
+
+
+def feed(session: Session, graph: Graph, x_nchw: Array, *, options: EmitOptions) -> Array:
+    """One call of the artifact on real input: quantised as the input's parameters say, output in real numbers."""
+    spec, name = session.inputs[0], graph.inputs[0]
+    x = x_nchw
+    if spec.dtype != "float32":
+        q = graph.value(name).q
+        assert q is not None  # an artifact with integer input comes from a quantised graph
+        x = as_dtype(q, options.input_type).quantize(x_nchw)
+    y = session.run([to_artifact(x, tuple(spec.shape))])[0]
+    if session.outputs[0].dtype != "float32":
+        q = graph.value(graph.outputs[0]).q
+        assert q is not None  # an artifact with integer output comes from a quantised graph
+        y = as_dtype(q, session.outputs[0].dtype).dequantize(y)
+    return from_artifact(y, graph.shape(graph.outputs[0]))
+
+
+def _against_integers(
+    parity: Parity, session: Session, quantized: Graph, after: Graph, images: Array, options: EmitOptions
+) -> Parity:
+    name, output = quantized.inputs[0], quantized.outputs[0]
+    real: dict[str, Array] = {}
+    noise: dict[str, float] = {}
+    run(after, images[:1], watch=lambda n, t: real.__setitem__(n, t.numpy().copy()))
+
+    def compare(value: str, codes: Array) -> None:
+        q = quantized.value(value).q
+        if value in real:
+            noise[value] = sqnr_db(codes if q is None else q.dequantize(codes), real.pop(value))
+
+    q_in = quantized.value(name).q
+    codes = [
+        run_codes(quantized, x if q_in is None else q_in.quantize(x), watch=compare if i == 0 else None)[0]
+        for i, x in enumerate(images[:, None])
+    ]
+    q_out = quantized.value(output).q
+    expected = np.concatenate([c if q_out is None else q_out.dequantize(c) for c in codes])
+    found = np.concatenate([feed(session, quantized, x, options=options) for x in batches(images, options.batch)])
+    found = found[: len(images)]
+    step = float(q_out.scale) if q_out is not None else 0.0
+    same = found.reshape(len(images), -1).argmax(1) == expected.reshape(len(images), -1).argmax(1)
+    float_out = run(after, images)[0]
+    return replace(
+        parity,
+        sqnr_db=sqnr_db(expected, float_out),
+        worst_values=tuple(sorted(noise.items(), key=lambda item: item[1])[:5]),
+        argmax_agreement=float(same.mean()),
+        max_codes_end_to_end=round(float(np.abs(found - expected).max()) / step) if step else None,
+    )
+
+
+def op_differences(
+    target: Target,
+    quantized: Graph,
+    images: Array,
+    *,
+    cpu_options: EmitOptions,
+    only: Callable[[Op], bool] | None = None,
+) -> Iterator[OpDifference]:
+    """Each op's own artifact against the integer reference, on the codes the reference has there.
+
+    Ops between float values are skipped: they are float32 arithmetic, checked end to end.
+    """
+    codes: dict[str, Array] = {}
+    name = quantized.inputs[0]
+    q = quantized.value(name).q
+    start = images if q is None else q.quantize(images)
+    codes[name] = start
+    run_codes(quantized, start, watch=lambda n, c: codes.__setitem__(n, c))
+    with tempfile.TemporaryDirectory(prefix="edgecnn-parity-") as folder:
+        for op in quantized.ops:
+            involved = [*quantized.activations(op), op.output]
+            if any(quantized.value(v).q is None for v in involved) or (only and not only(op)):
+                continue
+            yield _op_difference(target, quantized, op, codes, cpu_options, Path(folder))
+
+
+def _op_difference(
+    target: Target, graph: Graph, op: Op, codes: dict[str, Array], options: EmitOptions, folder: Path
+) -> OpDifference:
+    single = cut(graph, op)
+    q = single.value(single.inputs[0]).q
+    assert q is not None  # the caller chose ops between quantised values
+    emitted = target.emit(single, replace(options, batch=1, input_type=q.dtype, metadata={}))  # type: ignore[arg-type]
+    path = folder / f"op{target.suffix}"
+    path.write_bytes(emitted.data)
+    inputs = {n: codes[n][:1] for n in single.inputs}
+    expected = apply_codes(graph, op, [codes[n][:1] if n in codes else graph.value(n).codes for n in op.inputs])
+    with closing(open_session(path)) as session:
+        found = session.run(
+            [to_artifact(inputs[n], tuple(s.shape)) for n, s in zip(single.inputs, session.inputs, strict=True)]
+        )
+    got = from_artifact(found[0], graph.shape(op.output)).astype(np.int64)
+    off = np.abs(got - expected.astype(np.int64))
+    return OpDifference(
+        op.name, op.kind, str(op.source), float((off == 0).mean()), float((off <= 1).mean()), int(off.max())
+    )
+
+
+def require(parity: Parity, *, where: str) -> None:
+    """Raises CheckFailed with every broken promise, if there is one."""
+    if failures := parity.failures:
+        raise CheckFailed(
+            f"the artifact is not equal to what was computed before: {failures[0].split(':')[0]}",
+            where=where,
+            got="\n".join(failures[:10]) + (f"\nand {len(failures) - 10} more" if len(failures) > 10 else ""),
+            do="this is a bug in a rewrite or an emitter: report it with `edgecnn show NET -v`; nothing was written",
+        )

@@ -1,0 +1,379 @@
+"""The straight line: a net in, a proved artifact with its manifest out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgecnn import coverage as coverage_module
+from edgecnn import parity as parity_module
+from edgecnn.artifact import Artifact, manifest_path, refuse_existing
+from edgecnn.data import Dataset, load_profile
+from edgecnn.errors import UsageError, unknown
+from edgecnn.ir.graph import Array, Graph, Note, Pass
+from edgecnn.passes.embed_normalization import embed_normalization
+from edgecnn.passes.standard import run_passes
+from edgecnn.pipeline.manifest import build_manifest
+from edgecnn.pipeline.source import NetSource, load_source, macs_total
+from edgecnn.pipeline.stages import Stages
+from edgecnn.quant.assign import assign
+from edgecnn.quant.estimate import ESTIMATORS
+from edgecnn.quant.measure import measure
+from edgecnn.quant.ranges import Ranges
+from edgecnn.quant.ranges import load as load_ranges
+from edgecnn.quant.ranges import save as save_ranges
+from edgecnn.runtime.cpu import local_cpu
+from edgecnn.targets import TARGETS, all_targets
+from edgecnn.targets.target import CPUS, Cpu, EmitOptions, IoType, Target
+
+CALIBRATION_BATCH = 8
+PARITY_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the caller decides about an export; the defaults are the command line's.
+
+    Args:
+        target: a name of `edgecnn list targets`.
+        cpu: the core it is for; None: this machine's.
+        weights: see `pipeline.source.load_source`.
+        seed: of random weights and of calibration crops.
+        input_shape: (C, H, W); None: the net's own.
+        calibration: a profile, or a folder or archive of images.
+        calibration_images: at most this many of them.
+        skip_unreadable: leave out images that cannot be read.
+        estimator: a name in `quant.estimate.ESTIMATORS`.
+        input_type: int8, uint8 or float32; None: the target's first.
+        embed_normalization: the artifact takes raw 0-255 pixels.
+        batch: images per call.
+        net_options: the net's own options.
+        settings: the target's own settings.
+        min_coverage: the least share of multiply-adds in the runtime's fast path (0...1).
+        per_op: check the artifact op by op.
+        output: the folder to write to.
+        stem: the artifact's file name without suffix; None: made from net, target and what differs from the defaults.
+        overwrite: replace what exists.
+        threads: of the export itself; None: all cores.
+        labels: class names for the manifest.
+    """
+
+    target: str = "tflite-int8"
+    cpu: str | None = None
+    weights: str | None = None
+    seed: int = 0
+    input_shape: tuple[int, int, int] | None = None
+    calibration: str = "photos"
+    calibration_images: int = 256
+    skip_unreadable: bool = False
+    estimator: str = "mean-minmax"
+    input_type: str | None = None
+    embed_normalization: bool = False
+    batch: int = 1
+    net_options: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    min_coverage: float = 0.9
+    per_op: bool = True
+    output: Path = Path()
+    stem: str | None = None
+    overwrite: bool = False
+    threads: int | None = None
+    labels: Sequence[str] | None = None
+
+
+def export(
+    net: str | NetSource,
+    *,
+    options: ExportOptions | None = None,
+    stages: Stages | None = None,
+    data: Dataset | None = None,
+) -> Artifact:
+    """The artifact of `net` for a target, proved and written together with its manifest and ranges.
+
+    Nothing is written before everything is proved.
+
+    Args:
+        net: what `load_source` takes, or a net that is loaded already.
+        options: see `ExportOptions`.
+        stages: told about each stage.
+        data: calibration images that are open already; None: `options.calibration` is loaded.
+
+    Raises:
+        UsageError: an unknown name or an illegal value.
+        InputError: weights or images that cannot be used.
+        UnsupportedOp: an op the target cannot express.
+        CheckFailed: the artifact is not equal to the net, or too little of it runs in the fast path.
+        EnvironmentFailure: a runtime is missing, or the folder cannot be written.
+    """
+    options, stages = options or ExportOptions(), stages or Stages()
+    target, cpu, input_type = choose(options)
+    if isinstance(net, str):
+        with stages.stage("load") as stage:
+            source = load_source(
+                net,
+                weights=options.weights,
+                seed=options.seed,
+                input_shape=options.input_shape,
+                options=options.net_options,
+            )
+            stage.outcome = f"{source.name}, weights: {source.weights.kind}"
+    else:
+        source = net
+    path = options.output / f"{options.stem or file_stem(source, target, cpu, options)}{target.suffix}"
+    ranges_path = path.with_name(path.name + ".ranges.json")
+    refuse_existing(path, manifest_path(path), overwrite=options.overwrite)
+    with thread_limit(options.threads):
+        line = _Line(source, target, cpu, input_type, options, stages, data, ranges_path)
+        return line.run(path)
+
+
+def thread_limit(threads: int | None) -> _Threads:
+    """A context in which torch uses `threads` threads; None leaves it alone."""
+    return _Threads(threads)
+
+
+class _Threads:
+    def __init__(self, threads: int | None) -> None:
+        self._wanted, self._before = threads, torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        if self._wanted:
+            torch.set_num_threads(self._wanted)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)
+
+
+def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
+    """The target, core and input type the options mean.
+
+    Raises:
+        UsageError: an unknown target, core, input type, estimator or setting; the nearest names are offered.
+    """
+    all_targets()
+    target = TARGETS[options.target]
+    name = options.cpu or local_cpu()
+    if name not in CPUS:
+        raise unknown("cpu", name, CPUS)
+    input_type = options.input_type or target.input_types[0]
+    if input_type not in target.input_types:
+        raise unknown(f"input type of {target.name}", input_type, target.input_types)
+    if options.estimator not in ESTIMATORS:
+        raise unknown("estimator", options.estimator, ESTIMATORS)
+    for key in options.settings:
+        if key not in target.settings:
+            raise unknown(f"setting of {target.name}", key, target.settings)
+    if options.batch < 1:
+        raise UsageError("the batch must be at least 1", got=str(options.batch))
+    cpu: Cpu = next(c for c in CPUS if c == name)
+    io: IoType = next(t for t in target.input_types if t == input_type)
+    return target, cpu, io
+
+
+def file_stem(source: NetSource, target: Target, cpu: Cpu, options: ExportOptions) -> str:
+    """The artifact's file name without suffix: net, target, and each choice that is not the default."""
+    parts = [source.name, *(f"{k}{v}" for k, v in sorted(source.options.items()) if k != "num_classes")]
+    if options.input_shape:
+        parts.append("x".join(map(str, options.input_shape)))
+    parts.append(target.name)
+    if options.cpu:
+        parts.append(cpu)
+    if options.batch > 1:
+        parts.append(f"batch{options.batch}")
+    if options.embed_normalization:
+        parts.append("pixels")
+    return "-".join(parts)
+
+
+@dataclass
+class _Line:
+    """One export under way; `run` is the straight line, the methods are its stages."""
+
+    source: NetSource
+    target: Target
+    cpu: Cpu
+    input_type: IoType
+    options: ExportOptions
+    stages: Stages
+    data: Dataset | None
+    ranges_path: Path
+
+    def run(self, path: Path) -> Artifact:
+        imported = self._import()
+        graph, notes = self._rewrite(imported)
+        data = self._open_data()
+        ranges, images = self._measure(graph, data)
+        quantized = self._assign(graph, ranges, notes)
+        # The artifact's final form is known only now; its own metadata says what it expects and where it comes from.
+        manifest = build_manifest(
+            source=self.source,
+            target=self.target,
+            cpu=self.cpu,
+            input_type=self.input_type,
+            options=self.options,
+            data=data,
+            graph=quantized or graph,
+            macs=macs_total(imported),
+            rewrites=dict(sorted(Counter(n.rule for n in notes if n.did).items())),
+            ranges_file=self.ranges_path.name if ranges else None,
+            calibration_images=images,
+        )
+        emit_options = EmitOptions(
+            cpu=self.cpu,
+            batch=self.options.batch,
+            input_type=self.input_type,
+            metadata=manifest.metadata(),
+            settings=self.options.settings,
+        )
+        with self.stages.stage("emit") as stage:
+            emitted = self.target.emit(quantized or graph, emit_options)
+            stage.outcome = f"{len(emitted.data):,} bytes"
+        for note in emitted.notes:
+            if not note.did:
+                self.stages.note(str(note))
+        with tempfile.TemporaryDirectory(prefix="edgecnn-export-") as folder:
+            draft = Path(folder) / f"artifact{self.target.suffix}"
+            draft.write_bytes(emitted.data)
+            parity = self._check(draft, imported, graph, quantized, data, emit_options)
+            coverage = self._coverage(draft)
+            content = manifest.finish(draft, parity=parity.to_json(), coverage=coverage.to_json(), notes=emitted.notes)
+        with self.stages.stage("write") as stage:
+            if ranges:
+                save_ranges(ranges, self.ranges_path)
+            artifact = Artifact.write(path, emitted.data, content, overwrite=self.options.overwrite)
+            stage.outcome = str(path)
+        return artifact
+
+    def _import(self) -> Graph:
+        with self.stages.stage("import") as stage:
+            graph = self.source.to_graph()
+            stage.outcome = f"{len(graph.ops)} ops, {macs_total(graph):,} multiply-adds"
+        return graph
+
+    def _rewrite(self, imported: Graph) -> tuple[Graph, list[Note]]:
+        with self.stages.stage("rewrite") as stage:
+            passes: list[Pass] = []
+            if self.options.embed_normalization:
+                passes.append(embed_normalization(*self._mean_std()))
+            graph, notes = run_passes(imported, [*passes, *self.target.passes(self.cpu, self.options.settings)])
+            stage.outcome = f"{len(graph.ops)} ops after {sum(n.did for n in notes)} rewrites"
+        return graph, notes
+
+    def _mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        preprocessing = self._open_data().preprocessing
+        return preprocessing.mean, preprocessing.std
+
+    def _open_data(self) -> Dataset:
+        if self.data is None:
+            self.data = load_profile(
+                self.options.calibration,
+                input_shape=self.source.input_shape,
+                preprocessing=self.source.preprocessing,
+                seed=self.options.seed,
+                skip_unreadable=self.options.skip_unreadable,
+            )
+            for text in self.data.notes if self.target.scheme else ():
+                self.stages.note(text)
+        return self.data
+
+    def _inputs(self, data: Dataset, limit: int) -> Iterator[Array]:
+        """Calibration images as the final graph takes them: normalised, or raw pixels."""
+        if self.options.embed_normalization:
+            for pixels, _ in data.raw_batches(CALIBRATION_BATCH, split="calibration", limit=limit):
+                yield np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+        else:
+            for x, _ in data.batches(CALIBRATION_BATCH, split="calibration", limit=limit):
+                yield x
+
+    def _measure(self, graph: Graph, data: Dataset) -> tuple[Ranges | None, int]:
+        if self.target.scheme is None:
+            return None, 0
+        limit = self.options.calibration_images
+        with self.stages.stage("measure") as stage:
+            print_of_images = data.fingerprint("calibration", limit=limit)
+            if self.options.embed_normalization:
+                print_of_images += "-pixels"
+            count = len(data.indices("calibration", limit=limit)) - len(data.skipped)
+            known = self._known_ranges(graph, print_of_images)
+            if known is not None:
+                stage.skipped, stage.outcome = True, f"ranges of {self.ranges_path.name}"
+                return known, count
+            ranges = measure(graph, self._inputs(data, limit), images=print_of_images)
+            count = ranges.stats[graph.inputs[0]].images
+            stage.outcome = f"{count} images of `{data.name}`"
+            if data.skipped:
+                self.stages.note(f"{len(data.skipped)} unreadable images were left out: {', '.join(data.skipped[:5])}")
+        return ranges, count
+
+    def _known_ranges(self, graph: Graph, images: str) -> Ranges | None:
+        from edgecnn.errors import InputError  # only here: a stale or damaged file is measured anew
+
+        if not self.ranges_path.is_file():
+            return None
+        try:
+            return load_ranges(self.ranges_path, graph=graph, images=images)
+        except InputError:
+            return None
+
+    def _assign(self, graph: Graph, ranges: Ranges | None, notes: list[Note]) -> Graph | None:
+        if self.target.scheme is None or ranges is None:
+            return None
+        with self.stages.stage("assign") as stage:
+            if self.options.embed_normalization:
+                ranges = with_pixel_range(ranges, graph.inputs[0])
+            quantized, said = assign(graph, ranges, self.target.scheme(self.cpu), estimator=self.options.estimator)
+            notes.extend(said)
+            coded = sum(v.q is not None for v in quantized.values.values())
+            stage.outcome = f"{coded} values in 8 bits, ranges by {self.options.estimator}"
+        return quantized
+
+    def _check(
+        self,
+        draft: Path,
+        imported: Graph,
+        graph: Graph,
+        quantized: Graph | None,
+        data: Dataset,
+        emit_options: EmitOptions,
+    ) -> parity_module.Parity:
+        with self.stages.stage("check") as stage:
+            normalised = next(data.batches(PARITY_IMAGES, split="calibration", limit=PARITY_IMAGES))[0]
+            images = next(iter(self._inputs(data, PARITY_IMAGES)))
+            expected = None
+            if self.source.module is not None:
+                with torch.inference_mode():
+                    expected = self.source.module(torch.from_numpy(normalised)).numpy()
+            found = parity_module.check(
+                self.target,
+                artifact=draft,
+                options=emit_options,
+                images=images,
+                before=imported,
+                after=graph,
+                quantized=quantized,
+                torch_outputs=expected,
+                before_images=normalised,
+                per_op=self.options.per_op,
+            )
+            parity_module.require(found, where=self.source.name)
+            stage.outcome = found.summary
+        return found
+
+    def _coverage(self, draft: Path) -> coverage_module.Coverage:
+        with self.stages.stage("coverage") as stage:
+            found = coverage_module.coverage_of(draft)
+            coverage_module.gate(found, threshold=self.options.min_coverage)
+            stage.outcome = f"{100 * found.macs_share:.1f} % of the multiply-adds in the fast path"
+        return found
+
+
+def with_pixel_range(ranges: Ranges, name: str) -> Ranges:
+    """The ranges with the input's set to all pixels, 0...255, whatever the calibration images happened to hold."""
+    stats = replace(ranges.stats[name], mean_min=0.0, mean_max=255.0, min=0.0, max=255.0)
+    return replace(ranges, stats={**ranges.stats, name: stats})

@@ -1,0 +1,86 @@
+"""Converts nets with the vendors' own tools, for comparison: litert-torch + ai-edge-quantizer, and quantize_static.
+
+Runs inside the peers' own virtual environment (see `measure_against_peers.py`, which calls it); the nets come from
+edgecnn's source tree, so that both sides convert the same module with the same weights and calibration images.
+
+    python scripts/peers_convert.py --net mobilenet_v2 --weights W.safetensors --images X.npy --tool litert --out OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from edgecnn.nets import build_net
+
+
+def litert(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
+    """int8 by litert-torch and ai-edge-quantizer, at their best: channels-last input, static int8 recipe."""
+    import litert_torch
+    from ai_edge_quantizer import quantizer, recipe
+
+    sample = torch.from_numpy(images[:1]).permute(0, 2, 3, 1).contiguous()
+    converted = litert_torch.convert(litert_torch.to_channel_last_io(module, args=[0]).eval(), (sample,))
+    with tempfile.TemporaryDirectory() as folder:
+        float_file = Path(folder) / "float.tflite"
+        converted.export(str(float_file))
+        tool = quantizer.Quantizer(str(float_file))
+        tool.load_quantization_recipe(recipe.static_wi8_ai8())
+        data = [{"args_0": np.ascontiguousarray(x[None].transpose(0, 2, 3, 1))} for x in images]
+        tool.quantize(tool.calibrate({"serving_default": data})).export_model(str(out), overwrite=True)
+
+
+def ort(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
+    """int8 by torch.onnx and quantize_static: QDQ, u8 activations, s8 weights per channel, after its own pre-processing."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._feed = iter([{"x": x[None]} for x in images])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._feed, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        raw, clean = Path(folder) / "raw.onnx", Path(folder) / "clean.onnx"
+        program = torch.onnx.export(
+            module, (torch.from_numpy(images[:1]),), dynamo=True, opset_version=21, input_names=["x"], verbose=False
+        )
+        program.save(str(raw))
+        quant_pre_process(str(raw), str(clean))
+        quantize_static(
+            str(clean),
+            str(out),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--net", required=True)
+    parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--images", required=True, type=Path, help=".npy, float32 NCHW, normalised")
+    parser.add_argument("--tool", required=True, choices=["litert", "ort"])
+    parser.add_argument("--out", required=True, type=Path)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    module = build_net(options.net)
+    module.load_state_dict(load_file(options.weights))
+    {"litert": litert, "ort": ort}[options.tool](module.eval(), np.load(options.images), options.out)
+
+
+if __name__ == "__main__":
+    main()
