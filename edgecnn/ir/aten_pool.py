@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgecnn.ir.aten import pair, rule, sides
-from edgecnn.ir.import_site import Entry, Site
-from edgecnn.ir.movement import Moved
+from edgecnn.ir.import_site import Entry, Moved, Site
 
 
 def _ceil_rest(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
@@ -84,14 +83,14 @@ def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) 
     if spatial == {2, 3}:
         return at.emit("global_pool", at.act(x), keepdims=bool(keepdim))
     # x.mean(3).mean(2), the spelling of older nets: a pool along one axis each. The second mean sees (N, C, H).
-    view = x if isinstance(x, Moved) else Moved(at.act(x), ())
-    name = at.act(view.then(lambda t: t.unsqueeze(3)) if rank == 3 else view)
+    view = x if isinstance(x, Moved) else Moved(at.act(x))
+    name = at.act(view.then(lambda t: t.unsqueeze(3), at) if rank == 3 else view)
     height, width = at.shape(name)[2:]
     kernel = (height, 1) if spatial == {2} else (1, width)
-    pooled = Moved(at.emit("avg_pool", name, kernel=kernel, stride=kernel), ())
+    pooled = Moved(at.emit("avg_pool", name, kernel=kernel, stride=kernel))
     if rank == 3:
-        pooled = pooled.then(lambda t: t.squeeze(3))
-    return pooled if keepdim else pooled.then(lambda t: t.squeeze(*spatial))
+        pooled = pooled.then(lambda t: t.squeeze(3), at)
+    return pooled if keepdim else pooled.then(lambda t: t.squeeze(*spatial), at)
 
 
 @rule("cat", "concat", "concatenate")

@@ -28,8 +28,7 @@ from edgecnn.errors import InputError, UnsupportedOp
 from edgecnn.ir import aten_pool as _aten_pool  # noqa: F401  (registers its rules)
 from edgecnn.ir.aten import MOVES, RULES, SAME, importable
 from edgecnn.ir.graph import BATCH, Graph, Source, Value
-from edgecnn.ir.import_site import TRACED_BATCH, Const, Draft, Entry, Site, aten_name, mixes_images, with_batch
-from edgecnn.ir.movement import Moved
+from edgecnn.ir.import_site import TRACED_BATCH, Const, Draft, Entry, Moved, Site, aten_name, mixes_images, with_batch
 from edgecnn.ir.recognise import recognise
 from edgecnn.ir.verify import verify
 
@@ -315,7 +314,7 @@ class _Walk:
 
     def _item(self, site: Site, entry: Entry, index: Any) -> Entry:
         if isinstance(entry, Moved):
-            return entry.then(lambda parts: parts[index])
+            return entry.then(lambda parts: parts[index], site)
         if isinstance(entry, tuple):
             return entry[index]
         if index != 0:
@@ -332,8 +331,8 @@ class _Walk:
         if aten_name(node) in ("view", "_unsafe_view", "view_copy"):
             target = torch.ops.aten.reshape.default
         args, kwargs = others
-        base = entry if isinstance(entry, Moved) else Moved(site.act(entry), ())
-        return base.then(lambda x: target(x, *args, **kwargs))
+        base = entry if isinstance(entry, Moved) else Moved(site.act(entry))
+        return base.then(lambda x: target(x, *args, **kwargs), site)
 
     @staticmethod
     def _must_be_float(site: Site) -> None:
@@ -345,7 +344,7 @@ class _Walk:
     def _must_keep_the_batch(site: Site) -> None:
         for value in pytree.tree_leaves(site.node.meta.get("val"))[:1]:
             if isinstance(value, Tensor) and with_batch(value.shape) is None:
-                raise mixes_images(site.source, operator=site.target)
+                raise mixes_images(site)
 
     @staticmethod
     def _must_have_the_shape(site: Site, entry: Entry) -> None:

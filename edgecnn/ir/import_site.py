@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from edgecnn.errors import InputError, UnsupportedOp
 from edgecnn.ir.graph import BATCH, Graph, Op, Source, Value
-from edgecnn.ir.movement import Moved, per_image, plan
+from edgecnn.ir.movement import Move, per_image, plan
 from edgecnn.ir.ops import OPS, infer_shape
 
 TRACED_BATCH = 3
@@ -27,6 +27,22 @@ class Const:
 
     tensor: Tensor
     name: str = ""
+
+
+Step = Callable[[Any], Any]
+"""Moves the numbers of a tensor; takes and gives a tensor, or the tensors of a split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """An activation seen through moving operators that are not emitted yet, each with the site it stands at."""
+
+    base: str
+    steps: tuple[tuple[Step, Site], ...] = ()
+
+    def then(self, step: Step, at: Site) -> Moved:
+        """The same with one more step."""
+        return Moved(self.base, (*self.steps, (step, at)))
 
 
 Entry = Any
@@ -83,36 +99,39 @@ class Draft:
             self._constants[key] = (name, tensor)  # the tensor is kept so that its address stays its own
         return self._constants[key][0]
 
-    def settle(self, moved: Moved, stem: Callable[[str], str], source: Source) -> str | None:
-        """Emits the ops that move as `moved` does and returns the name; None where images of the batch are mixed."""
+    def settle(self, moved: Moved) -> str:
+        """Emits the ops that move as `moved` does, unless they are there already, and returns the name of the result.
+
+        Raises:
+            UnsupportedOp: images of the batch are mixed.
+        """
         name, steps = moved.base, list(moved.steps)
         while steps:
-            shape = self.values[name].shape[1:]
-            found = _longest_plan(steps, shape)
-            if found is None:
-                return None
-            done, moves = found
-            for kind, attrs in moves:
+            done, moves = _longest_plan(steps, self.values[name].shape[1:])
+            for i, (kind, attrs) in enumerate(moves):
                 key = f"{kind} {name} {attrs}"
                 if key not in self._moves:
-                    self._moves[key] = self.emit(kind, (name,), stem(kind), attrs, source)
+                    # Of a shuffle that is split, the shuffle belongs to where the moving begins, the slice to its end.
+                    _, site = steps[done - 1 if i == len(moves) - 1 else 0]
+                    self._moves[key] = site.emit(kind, name, **attrs)
                 name = self._moves[key]
             del steps[:done]
         return name
 
 
-def _longest_plan(steps: list[Callable[[Any], Any]], shape: tuple[int, ...]) -> tuple[int, list[Any]] | None:
+def _longest_plan(steps: list[tuple[Step, Site]], shape: tuple[int, ...]) -> tuple[int, list[Move]]:
+    """How many of the steps the graph can do at once, and the ops for them."""
     numbers = prod(shape)
     # float64 holds every index exactly and, unlike integers, is taken by all operators.
     value: Any = torch.arange(TRACED_BATCH * numbers, dtype=torch.float64).reshape(TRACED_BATCH, *shape)
-    values = [value := step(value) for step in steps]
+    values = [value := step(value) for step, _ in steps]
     for done in range(len(steps), 0, -1):
         if isinstance(values[done - 1], Tensor):
             index = per_image(values[done - 1].numpy(), TRACED_BATCH, numbers)
             moves = None if index is None else plan(index, shape)
             if moves is not None:
                 return done, moves
-    return None
+    raise mixes_images(steps[-1][1])
 
 
 @dataclass
@@ -141,10 +160,7 @@ class Site:
             UnsupportedOp: the argument does not depend on the image, or mixes the images of a batch.
         """
         if isinstance(entry, Moved):
-            name = self.draft.settle(entry, self._stem, self.source)
-            if name is None:
-                raise mixes_images(self.source, operator=self.target)
-            return name
+            return self.draft.settle(entry)
         if not isinstance(entry, str):
             raise self.refuse("needs an activation where the net gives a constant")
         return entry
@@ -175,7 +191,7 @@ class Site:
         """
         axis %= rank
         if axis == 0:
-            raise mixes_images(self.source, operator=self.target)
+            raise mixes_images(self)
         return axis
 
     def refuse(self, why: str, *, do: str | None = None) -> UnsupportedOp:
@@ -192,18 +208,18 @@ class Site:
         return f"{path}.{kind}" if path else kind
 
 
-def mixes_images(source: Source, *, operator: str) -> UnsupportedOp:
+def mixes_images(site: Site) -> UnsupportedOp:
     """The error for a net whose images are not independent of each other."""
     return UnsupportedOp(
-        f"the net mixes the images of a batch, or fixes the batch size, before or at `{operator}`",
-        where=str(source),
+        f"the net mixes the images of a batch, or fixes the batch size, before or at `{site.target}`",
+        where=str(site.source),
         expected="every activation begins with the batch: (N, C, H, W) or (N, features)",
         do="keep the first dimension as it is: x.flatten(1) or x.view(x.size(0), -1), no dim=0",
     )
 
 
 def aten_name(node: fx.Node) -> str:
-    """The name of an operator without overload: `conv2d` for aten.conv2d.default; `lib::name` where it is not ATen's."""
+    """The name of an operator without overload: `conv2d` for aten.conv2d.default; `lib::name` for other libraries."""
     schema = getattr(node.target, "_schema", None)
     if schema is not None:
         return str(schema.name).removeprefix("aten::")

@@ -6,8 +6,6 @@ run the chain of moving operators on the indices of the input, and `plan` finds 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import permutations
 from math import prod
 from typing import Any
@@ -19,21 +17,6 @@ from edgecnn.ir.graph import BATCH, Array
 Move = tuple[str, dict[str, Any]]
 """The kind and attributes of an op with one input."""
 Sizes = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Moved:
-    """An activation seen through moving operators that are not emitted yet.
-
-    `steps` take and give a tensor, or the tensors of a split.
-    """
-
-    base: str
-    steps: tuple[Callable[[Any], Any], ...]
-
-    def then(self, step: Callable[[Any], Any]) -> Moved:
-        """The same with one more step."""
-        return Moved(self.base, (*self.steps, step))
 
 
 def per_image(index: Array, batch: int, numbers: int) -> Array | None:
