@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from edgecnn.ir.graph import Array, Graph
+from edgecnn.ir.graph import Array, Graph, QParams
 from edgecnn.ir.text import parse
 
 settings.register_profile("edgecnn", derandomize=True, deadline=None, max_examples=25, database=None)
@@ -184,3 +184,33 @@ def image_batch(graph: Graph, *, n: int = 2, seed: int = 0) -> Array:
     """A float32 batch of `n` standard-normal images that fits the graph's first input."""
     shape = (n, *graph.shape(graph.inputs[0])[1:])
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def with_random_q(graph: Graph, *, seed: int = 0) -> Graph:
+    """`graph` with arbitrary parameters on every value: what a file must keep, not what `assign` would choose."""
+    rng = np.random.default_rng(seed)
+    editor = graph.edit()
+    for value in graph.values.values():
+        if value.is_const and value.shape:
+            scale = np.exp(rng.normal(-4, 3, value.shape[0])).astype(np.float32)
+            zero = rng.integers(-3, 4, value.shape[0]).astype(np.int32) * rng.integers(2)
+            editor.set_q(value.name, QParams(scale, zero.astype(np.int32), "int8", 0, -127, 127))
+        else:
+            scale = float(np.float32(np.exp(rng.normal(-4, 3))))
+            editor.set_q(value.name, QParams.per_tensor(scale, int(rng.integers(0, 256)), "uint8"))
+    return editor.finish()
+
+
+def assert_same_graph(one: Graph, other: Graph) -> None:
+    """Asserts that nothing differs: names, order, attributes, sources, shapes, data to the bit, quantisation."""
+    assert (one.name, one.inputs, one.outputs) == (other.name, other.inputs, other.outputs)
+    assert [(o.kind, o.inputs, o.output, dict(o.attrs), o.source) for o in one.ops] == [
+        (o.kind, o.inputs, o.output, dict(o.attrs), o.source) for o in other.ops
+    ]
+    assert one.values.keys() == other.values.keys()
+    for name, value in one.values.items():
+        twin = other.values[name]
+        assert (value.shape, value.q) == (twin.shape, twin.q), name
+        assert (value.data is None) == (twin.data is None), name
+        if value.data is not None and twin.data is not None:
+            assert value.data.tobytes() == twin.data.tobytes(), name

@@ -25,7 +25,7 @@ import numpy as np
 
 from edgecnn.errors import InputError, nearest
 from edgecnn.ir.graph import BATCH, Array, Graph, IntType, Op, QParams, Source, Value
-from edgecnn.ir.ops import OPS, infer_shape
+from edgecnn.ir.ops import OPS, REQUIRED, infer_shape
 from edgecnn.ir.verify import verify
 
 _NAME = r"[\w.]+"
@@ -236,9 +236,12 @@ class _Parser:
         low, high = OPS[op.kind].arity
         if not low <= len(op.inputs) <= high:
             return f"{len(op.inputs)} inputs, expected {low}" + (f" to {high}" if high != low else "")
-        told = str(error).removeprefix(f"op `{op.output}` ({op.kind}): ")
-        missing = [k for k in OPS[op.kind].attrs if k not in op.attrs and not isinstance(error, ValueError)]
-        return f"attributes {', '.join(missing)} are missing or not of the right form" if missing else told
+        missing = [k for k, default in OPS[op.kind].attrs.items() if default is REQUIRED and k not in op.attrs]
+        if missing:
+            return f"{' and '.join(missing)} must be given"
+        if not isinstance(error, ValueError) or "unpack" in str(error):  # a tuple of another length, or no tuple
+            return "an attribute is not of the right form"
+        return str(error)
 
     def _operand(self, kind: str, index: int, part: str) -> str:
         match = _OPERAND.fullmatch(part.strip())
@@ -288,7 +291,7 @@ class _Parser:
                 attrs[key] = ast.literal_eval(match[2])
             except (ValueError, SyntaxError):
                 raise self._error(
-                    f"`{match[2]}` is no value", expected="a number, True, False, None or tuples"
+                    f"`{match[2]}` is no value", expected="a number, True, False, None or a tuple"
                 ) from None
         return attrs
 
