@@ -114,7 +114,7 @@ def tflite(path: Path, *, activation: str = "none", int8: bool = True, size: int
     """
     writer = TfliteWriter()
     shape = (1, size, size, channels)
-    quantised = {"scale": 0.05, "zero": -3} if int8 else {}
+    quantised: dict[str, Any] = {"scale": 0.05, "zero": -3} if int8 else {}
     dtype = "int8" if int8 else "float32"
     x = writer.tensor("x", shape, dtype, **quantised)
     y = writer.conv(x, "conv1", channels, channels, size, int8=int8)

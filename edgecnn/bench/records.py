@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,10 +118,6 @@ class BenchReport:
             "processes": self.processes,
             "seed": self.seed,
         }
-
-    def write(self, path: Path) -> None:
-        """Writes the report with its raw samples as JSON."""
-        path.write_text(json.dumps(self.to_json(samples=True)) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ class Table:
 
         table = RichTable(title=self.title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.shown:
-            table.add_column(escape(column.heading), justify="right" if column.number else "left")
+            # A table that is wider than the terminal is better scrolled than cut.
+            table.add_column(escape(column.heading), justify="right" if column.number else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*(escape(cell) for cell in self.cells(row)))
         return table
