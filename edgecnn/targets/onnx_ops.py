@@ -12,6 +12,7 @@ import numpy as np
 
 from edgecnn.ir.graph import Array, Note, Op, QParams
 from edgecnn.ir.ops import attrs_of
+from edgecnn.targets.onnx_stem import stem
 from edgecnn.targets.onnx_writer import Writer
 
 Lowering = Callable[[Writer, Op], None]
@@ -75,33 +76,21 @@ def _onnx_pads(pad: tuple[int, int, int, int]) -> list[int]:
 def _conv(w: Writer, op: Op) -> None:
     a = attrs_of(op)
     x, weight, *bias = op.inputs
-    w_oihw = w.graph.const(weight)
-    missing = 4 - w_oihw.shape[1] if w.form.pad_stem and a["groups"] == 1 and w_oihw.shape[1] < 4 else 0
-    if missing and w.graph.value(x).q is not None:
-        source = _pad_channels(w, op, missing)
-        w_oihw = np.pad(w_oihw, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    rewritten, q = stem(w, op), w.graph.value(x).q
+    if rewritten is not None and q is not None:
+        source = w.dequantize(rewritten.codes, q, w.fresh(f"{rewritten.codes}/for/{op.output}"))
+        w_oihw, strides, pad = rewritten.w_oihw, rewritten.stride, rewritten.pad
     else:
-        source = w.real(x, op)
+        source, w_oihw, strides, pad = w.real(x, op), w.graph.const(weight), a["stride"], a["pad"]
     inputs = [source, w.real_constant(weight, w_oihw, w.graph.value(weight).q, op), *(w.real(b, op) for b in bias)]
     attrs = {
         "kernel_shape": w_oihw.shape[2:],
-        "strides": a["stride"],
-        "pads": _onnx_pads(a["pad"]),
+        "strides": strides,
+        "pads": _onnx_pads(pad),
         "dilations": a["dilation"],
         "group": a["groups"],
     }
     w.finish(op, w.node("Conv", inputs, w.result(op), **attrs))
-
-
-def _pad_channels(w: Writer, op: Op, count: int) -> str:
-    """The input of `op` with `count` channels of zeros behind its own, added on the codes."""
-    name = op.inputs[0]
-    q = w.graph.value(name).q
-    assert q is not None  # the caller asks only for quantised inputs
-    pads = w.constant(f"{op.output}/stem_pads", np.array([0, 0, 0, 0, 0, count, 0, 0], np.int64))
-    zero = w.constant(f"{op.output}/stem_zero", q.zero_point.astype(q.dtype))
-    padded = w.node("Pad", [w.codes(name), pads, zero], w.fresh(f"{name}/padded"))
-    return w.dequantize(padded, q, w.fresh(f"{padded}/for/{op.output}"))
 
 
 @_lowers("linear")

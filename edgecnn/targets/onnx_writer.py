@@ -8,7 +8,7 @@ find an operator that can work on integers. A value without them is a float tens
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -28,13 +28,12 @@ class Form:
             QuantizeLinear and a DequantizeLinear (TensorRT).
         moves_codes: ops that only move numbers work on the codes; otherwise they stand between DequantizeLinear and
             QuantizeLinear (TensorRT has no integer tensors outside such pairs).
-        pad_stem: a dense convolution of fewer than four channels gets its input padded to four, on the codes, because
-            the integer matrix kernels read four bytes at a time.
+        stem: how a convolution of fewer than four channels is written (see `onnx_stem`).
     """
 
     weight_codes: bool = True
     moves_codes: bool = True
-    pad_stem: bool = False
+    stem: Literal["plain", "pad", "fold"] = "plain"
 
 
 PLAIN = Form()
