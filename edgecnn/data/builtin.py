@@ -53,7 +53,9 @@ def photos_source(preprocessing: Preprocessing, *, seed: int) -> Source:
         area = random.uniform(0.25, 1) * photo.width * photo.height
         # A box that sticks out is shrunk to fit, its aspect ratio kept.
         fit = min(1.0, photo.width / np.sqrt(area * aspect), photo.height / np.sqrt(area / aspect))
-        box_width, box_height = fit * np.sqrt(area * aspect), fit * np.sqrt(area / aspect)
+        # Rounding may still leave it a hair too large.
+        box_width = min(fit * np.sqrt(area * aspect), photo.width)
+        box_height = min(fit * np.sqrt(area / aspect), photo.height)
         left = random.uniform(0, photo.width - box_width)
         top = random.uniform(0, photo.height - box_height)
         box = (left, top, min(left + box_width, photo.width), min(top + box_height, photo.height))

@@ -82,12 +82,12 @@ def decode_image(content: bytes, *, name: str) -> Image.Image:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             return ImageOps.exif_transpose(image)
-    # Pillow's plugins report damaged files through all of these.
+    # Pillow's plugins report damaged files through all of these; its text may end in the object's address.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(
             f"cannot read the image `{Path(name).name}`",
             where=name,
-            got="an empty file" if not content else str(error).split(": <")[0],
+            got="an empty file" if not content else str(error).split(" <")[0],
             do="replace the file, or delete it",
         ) from None
 

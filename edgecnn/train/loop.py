@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgecnn.data.accuracy import Accuracy
 from edgecnn.data.dataset import Dataset
-from edgecnn.data.preprocessing import normalize
+from edgecnn.data.preprocessing import Pixels, normalize
 from edgecnn.errors import CheckFailed, InputError
 from edgecnn.train.augment import AUGMENTATIONS
 from edgecnn.train.batchnorm import recalibrate_batch_norm
@@ -48,6 +48,9 @@ class TrainResult:
 
 Progress = Callable[[EpochReport], None]
 
+_BATCH_NORM_IMAGES = 2048
+"""Enough for a mean and a variance per channel; more would only take longer."""
+
 
 def train_net(
     module: nn.Module,
@@ -75,13 +78,15 @@ def train_net(
         CheckFailed: the loss is no longer finite; epoch and step are named.
     """
     started = time.monotonic()
-    x_nchw, labels = _training_images(dataset, settings)
+    pixels_nhwc, labels = _training_images(dataset, settings)
     schedule = _Schedule(settings, steps_per_epoch=len(labels) // settings.batch_size)
     optimizer = _optimizer(module, settings)
     loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     augment = AUGMENTATIONS[settings.augment]
     generator = torch.Generator().manual_seed(seed)
     history: list[EpochReport] = []
+    # Depthwise convolutions train about twice as fast on a CPU in this memory format; values are the same.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     module.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout, which takes no generator
@@ -92,7 +97,8 @@ def train_net(
                 lr = schedule.lr(epoch, step)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                logits = module(augment(x_nchw[chosen], generator))
+                x_nchw = torch.from_numpy(normalize(pixels_nhwc[chosen.numpy()], dataset.preprocessing))
+                logits = module(augment(x_nchw, generator).contiguous(memory_format=torch.channels_last))
                 loss = loss_of(logits, labels[chosen])
                 losses.append(_finite(loss, epoch, step, lr))
                 right += int((logits.detach().argmax(1) == labels[chosen]).sum())
@@ -111,12 +117,15 @@ def train_net(
             history.append(report)
             if progress is not None:
                 progress(report)
-    recalibrate_batch_norm(module, (part.numpy() for part in torch.split(x_nchw, 256)))
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    clean = dataset.batches(256, split="calibration", limit=_BATCH_NORM_IMAGES)
+    recalibrate_batch_norm(module, (x for x, _ in clean))
     module.eval()
     return TrainResult(tuple(history), evaluate(module, dataset), time.monotonic() - started)
 
 
-def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Pixels, Tensor]:
+    """The training split as uint8 (N, height, width, channels), and its labels (N,)."""
     train, test = dataset.split_of("calibration"), dataset.split_of("evaluation")
     if dataset.classes is None:
         raise InputError("training needs labels", where=dataset.name, do="use a folder with one subfolder per class")
@@ -136,7 +145,7 @@ def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Tensor,
             expected=f"at least batch_size = {settings.batch_size}",
             do="lower batch_size, or give more images",
         )
-    return torch.from_numpy(normalize(pixels, dataset.preprocessing)), torch.from_numpy(labels)
+    return pixels, torch.from_numpy(labels)
 
 
 def _optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
