@@ -6,7 +6,8 @@ which knows tensors and containers and refuses everything that would run code.
 
 from __future__ import annotations
 
-import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,20 +20,26 @@ from edgecnn.errors import InputError
 
 PICKLES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".tar"})
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+
+MAGIC = (b"PK\x03\x04", b"\x80")
+"""How a file of `torch.save` begins: a zip archive, or since long ago a bare pickle."""
+
+NEEDS_CODE = re.compile(r"(?:nsupported (?:global: )?GLOBAL|allowlisted .*? but got(?: <class)?) '?([\w.]+)")
+"""What torch's restricted unpickler says when it meets code, and the name of it."""
 
 CONVERT = """\
 if you trust the file, convert it where the code it needs can be imported:
   import torch; from safetensors.torch import save_file
-  net = torch.load("{name}", map_location="cpu", weights_only=False)
-  save_file({{k: v.contiguous().clone() for k, v in net.state_dict().items()}}, "{stem}.safetensors")
+  saved = torch.load("{name}", map_location="cpu", weights_only=False)
+  state = saved.state_dict() if hasattr(saved, "state_dict") else saved.get("state_dict", saved)
+  save_file({{k: v.contiguous().clone() for k, v in state.items()}}, "{stem}.safetensors")
 then pass --weights {stem}.safetensors"""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by name, wrappers and prefixes of training loops removed.
+    """The tensors of a weight file by name, as they are or inside what a training loop saved.
 
-    Accepts `{"state_dict": ...}`, `{"model": ...}` and the like, and names that all begin with `module.`.
+    Accepts `{"state_dict": ...}`, `{"model": ...}` and the like.
 
     Raises:
         InputError: the file is missing, empty, damaged, of another format, needs code to load, or holds no tensors.
@@ -45,9 +52,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if path.stat().st_size == 0:
         raise InputError("the weight file is empty", where=str(path), got="0 bytes", do="copy or download it again")
     if path.suffix == ".safetensors":
-        return _strip_prefixes(_read_safetensors(path))
+        return _read_safetensors(path)
     if path.suffix in PICKLES:
-        return _strip_prefixes(_unwrap(_read_pickle(path), path))
+        return _unwrap(_read_pickle(path), path)
     raise InputError(
         f"`{path.suffix}` is not a format of weights that can be read",
         where=str(path),
@@ -59,29 +66,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as e:
-        raise _damaged(path, e) from e
+        raise _damaged(path, _one_line(e)) from e
 
 
 def _read_pickle(path: Path) -> object:
+    with path.open("rb") as f:
+        start = f.read(16)
+    if not start.startswith(MAGIC):
+        raise _damaged(path, f"it begins with {start!r}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if "Unsupported" in str(e):
-            raise _needs_code(path, _named_global(str(e))) from None
-        raise _damaged(path, e) from e
-    except RuntimeError as e:
+        with warnings.catch_warnings():
+            # Torch suggests other loaders here; what is refused is explained below.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # a damaged pickle may fail in any way
+        refused = NEEDS_CODE.search(str(e))
+        if refused:
+            raise _needs_code(path, f"`{refused[1]}`") from None
         if "TorchScript" in str(e):
             raise _needs_code(path, "a TorchScript archive") from None
-        raise _damaged(path, e) from e
-    except (EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as e:
-        # A damaged pickle may fail anywhere in the unpickler.
-        raise _damaged(path, e) from e
-
-
-def _named_global(message: str) -> str:
-    """The class or function that the unpickler refused, from its message."""
-    refused = [line for line in message.splitlines() if "Unsupported" in line]
-    return refused[0].strip() if refused else "code"
+        raise _damaged(path, _one_line(e)) from e
 
 
 def _needs_code(path: Path, what: str) -> InputError:
@@ -94,16 +98,19 @@ def _needs_code(path: Path, what: str) -> InputError:
     )
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def _damaged(path: Path, why: str) -> InputError:
     return InputError(
         "the weight file is damaged or not what its name says",
         where=str(path),
         expected=f"a complete {path.suffix} file",
-        got=f"{path.stat().st_size} bytes; {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-        if str(error).strip()
-        else f"{path.stat().st_size} bytes; {type(error).__name__}",
+        got=f"{path.stat().st_size} bytes; {why}",
         do="copy or download it again",
     )
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
@@ -115,18 +122,10 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         if tensors and len(tensors) == len(content):
             return tensors
-    got = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+    keys = f" with the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
     raise InputError(
         "the weight file holds no state_dict",
         where=str(path),
         expected="names and tensors, at top level or under one of " + ", ".join(WRAPPERS),
-        got=f"{type(content).__name__} with the keys {got}" if isinstance(content, Mapping) else got,
+        got=f"a {type(content).__name__}{keys}",
     )
-
-
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what wrappers (DataParallel, torch.compile, training frameworks) put before all of them."""
-    for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _strip_prefixes({name[len(prefix) :]: t for name, t in tensors.items()})
-    return tensors

@@ -116,7 +116,6 @@ class EfficientNet(nn.Module):
     params=5_288_548,
     macs=385_814_752,
     pretrained=Pretrained("efficientnet_b0_rwightman-7f5810bc.pth", top1=77.692, top5=93.532, interpolation="bicubic"),
-    aliases=("efficientnet",),
 )
 def efficientnet_b0(
     *,

@@ -108,7 +108,6 @@ def vgg16_hetconv(
     params=99_418,
     macs=4_277_504,
     input_shape=SMALL_INPUT,
-    aliases=("hetconv",),
 )
 def hetconv_small(
     *,

@@ -84,7 +84,6 @@ class MobileNetV1(nn.Module):
     source="Howard et al. 2017, arXiv:1704.04861",
     params=4_231_976,
     macs=568_740_352,
-    aliases=("mobilenet",),
 )
 def mobilenet_v1(
     *,

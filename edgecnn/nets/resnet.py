@@ -79,7 +79,6 @@ def _stage(in_channels: int, out_channels: int, blocks: int, *, stride: int) -> 
     params=11_689_512,
     macs=1_814_073_344,
     pretrained=Pretrained("resnet18-f37072fd.pth", top1=69.758, top5=89.078),
-    aliases=("resnet",),
 )
 def resnet18(
     *,

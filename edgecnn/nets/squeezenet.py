@@ -76,7 +76,6 @@ class SqueezeNet11(nn.Module):
     params=1_235_496,
     macs=349_151_936,
     pretrained=Pretrained("squeezenet1_1-b8a52dc0.pth", top1=58.178, top5=80.624),
-    aliases=("squeezenet",),
 )
 def squeezenet1_1(
     *,

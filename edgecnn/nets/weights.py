@@ -20,6 +20,9 @@ __all__ = ["LoadedWeights", "init_random", "load_weights"]
 
 SHOWN = 4
 
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and training frameworks put before every name."""
+
 
 @dataclass(frozen=True)
 class LoadedWeights:
@@ -90,33 +93,33 @@ def load_weights(
 def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Copies `tensors` into `module` in place, if they are exactly its state and finite, and leaves it in eval mode.
 
+    A prefix that a wrapper put before all names is removed.
+
     Raises:
         InputError: a name is missing, unexpected or of another shape, or a tensor holds NaN or infinity.
     """
     own = module.state_dict()
+    tensors = _without_prefix(tensors, own)
     # Files from before PyTorch 1.0 lack this counter, which only matters in training.
     missing = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in tensors if k not in own]
-    mismatched = [
-        f"{k} is {_shape(tensors[k])}, the net has {_shape(own[k])}"
-        for k in own
-        if k in tensors and tensors[k].shape != own[k].shape
-    ]
-    if missing or unexpected or mismatched:
+    reshaped = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
+    if missing or unexpected or reshaped:
+        misfits = {
+            "missing": missing,
+            "unexpected": unexpected,
+            "of another shape": [f"{k} is {_shape(tensors[k])}, the net has {_shape(own[k])}" for k in reshaped],
+        }
         raise InputError(
             "the weights are not this net's",
             where=where,
             expected=f"the {len(own)} tensors of {type(module).__name__}",
-            got="\n".join(
-                f"{len(names)} {label}: {_first(names)}"
-                for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched))
-                if names
-            ),
-            do=_advice(own, missing, unexpected, mismatched),
+            got="\n".join(f"{len(names)} {label}: {_first(names)}" for label, names in misfits.items() if names),
+            do=_advice(own, missing, unexpected, reshaped),
         )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+        bad = int((~torch.isfinite(tensor.float())).sum()) if tensor.is_floating_point() else 0
+        if bad:
             raise InputError(
                 f"the weights of `{name}` are not finite",
                 where=where,
@@ -128,6 +131,13 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str)
     module.eval()
 
 
+def _without_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for prefix in PREFIXES:
+        if tensors and all(k.startswith(prefix) for k in tensors) and not any(k.startswith(prefix) for k in own):
+            return _without_prefix({k[len(prefix) :]: t for k, t in tensors.items()}, own)
+    return tensors
+
+
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"
 
@@ -137,13 +147,10 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
-def _advice(own: Mapping[str, Tensor], missing: list[str], unexpected: list[str], mismatched: list[str]) -> str:
-    if missing or unexpected:
-        return (
-            "choose the net that these weights were trained for"
-            if len(missing) > len(own) // 2
-            else "choose the same variant of the net (its --net-option values) as in training"
-        )
-    if len(mismatched) <= 2:
+def _advice(own: Mapping[str, Tensor], missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
+    last_layer = list(own)[-2:]
+    if not missing and not unexpected and set(reshaped) <= set(last_layer):
         return "build the net with as many classes as the weights have: --net-option num_classes=N"
-    return "build the net with the width the weights were trained for: --net-option width=..."
+    if len(missing) > len(own) // 2:
+        return "choose the net that these weights were trained for"
+    return "choose the same variant of the net (its --net-option values) as in training"
