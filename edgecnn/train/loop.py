@@ -133,7 +133,7 @@ def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Pixels,
         raise InputError(
             "the data have no images apart from those to train on",
             where=dataset.name,
-            do="give folders `train` and `test`, or a share to hold out",
+            do="give folders `train` and `test`, or a profile of your own with `holdout`",
         )
     parts = list(dataset.raw_batches(256, split="calibration"))
     pixels = np.concatenate([pixels for pixels, _ in parts])
