@@ -68,7 +68,7 @@ def _lower(w: Writer, op: Op) -> None:
         raise UnsupportedOp(
             f"onnx cannot lower `{op.kind}`",
             where=str(op.source),
-            expected=", ".join(sorted(LOWER)),
+            expected="one of " + ", ".join(sorted(LOWER)),
             do="replace the op in the net, or add a rule to edgecnn/targets/onnx_ops.py",
         )
     q = w.graph.value(op.output).q

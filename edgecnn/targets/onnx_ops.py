@@ -76,15 +76,17 @@ def _onnx_pads(pad: tuple[int, int, int, int]) -> list[int]:
 def _conv(w: Writer, op: Op) -> None:
     a = attrs_of(op)
     x, weight, *bias = op.inputs
-    rewritten, q = stem(w, op), w.graph.value(x).q
-    if rewritten is not None and q is not None:
-        source = w.dequantize(rewritten.codes, q, w.fresh(f"{rewritten.codes}/for/{op.output}"))
-        w_oihw, strides, pad = rewritten.w_oihw, rewritten.stride, rewritten.pad
+    rewritten, x_q = stem(w, op), w.graph.value(x).q
+    if rewritten is not None and x_q is not None:
+        kernel, strides, pad = rewritten.w_oihw.shape[2:], rewritten.stride, rewritten.pad
+        source = w.dequantize(rewritten.codes, x_q, w.fresh(f"{rewritten.codes}/for/{op.output}"))
+        inputs = [source, w.real_constant(weight, rewritten.w_oihw, w.graph.value(weight).q, op)]
     else:
-        source, w_oihw, strides, pad = w.real(x, op), w.graph.const(weight), a["stride"], a["pad"]
-    inputs = [source, w.real_constant(weight, w_oihw, w.graph.value(weight).q, op), *(w.real(b, op) for b in bias)]
+        kernel, strides, pad = w.graph.shape(weight)[2:], a["stride"], a["pad"]
+        inputs = [w.real(x, op), w.real(weight, op)]
+    inputs += [w.real(name, op) for name in bias]
     attrs = {
-        "kernel_shape": w_oihw.shape[2:],
+        "kernel_shape": kernel,
         "strides": strides,
         "pads": _onnx_pads(pad),
         "dilations": a["dilation"],
@@ -196,7 +198,7 @@ def _avg_pool(w: Writer, op: Op) -> None:
     x, pad, counted = w.real(op.inputs[0], op), a["pad"], a["counted"]
     if counted not in (pad, (0, 0, 0, 0)):
         # ONNX counts all padding or none: what counts is padded beforehand, the rest by the pool.
-        x = _padded(w, x, counted, 0.0, w.fresh(f"{op.output}/counted"))
+        x = _padded(w, x, counted, np.asarray(0, np.float32), w.fresh(f"{op.output}/counted"))
         pad = tuple(p - c for p, c in zip(pad, counted, strict=True))
     attrs = {
         "kernel_shape": a["kernel"],
@@ -250,19 +252,18 @@ def _pad(w: Writer, op: Op) -> None:
     fill = np.asarray(a["value"], np.float32)
     q = w.graph.value(op.output).q
     if q is not None and w.moves_codes(op):
-        fill = q.quantize(fill)
+        fill = np.asarray(q.quantize(fill))
     if fill.ndim == 0:
         w.finish(op, _padded(w, source, a["pad"], fill, result))
     else:
         w.finish(op, _framed(w, op, source, fill, result))
 
 
-def _padded(w: Writer, source: str, pad: tuple[int, int, int, int], fill: Array | float, output: str) -> str:
+def _padded(w: Writer, source: str, pad: tuple[int, int, int, int], fill: Array, output: str) -> str:
     """`source` with a border of one number."""
     top, left, bottom, right = _onnx_pads(pad)
     pads = w.constant(f"{output}/pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-    number = fill if isinstance(fill, np.ndarray) else np.asarray(fill, np.float32)
-    return w.node("Pad", [source, pads, w.constant(f"{output}/fill", number)], output)
+    return w.node("Pad", [source, pads, w.constant(f"{output}/fill", fill)], output)
 
 
 def _framed(w: Writer, op: Op, source: str, fill: Array, output: str) -> str:

@@ -2,7 +2,7 @@
 
 ONNX Runtime's integer convolution reads its input through a table of pointers, one for each tap and output pixel, that
 it writes anew at each call, and multiplies four channels at a time. A stem of three channels gets the slow general
-kernel; padded to four it gets the fast one, and spends its time on the table. Where the stride is two, each 2x2 block of
+kernel; padded to four it gets the fast one, and spends its time on the table. Where the stride is two, a 2x2 block of
 pixels can be one pixel of four times the channels: a 3x3 kernel becomes 2x2, a 7x7 one 4x4.
 
     pad     Pad 3 -> 4 channels on the codes
@@ -38,8 +38,10 @@ class Stem:
 def stem(w: Writer, op: Op) -> Stem | None:
     """The convolution `op` over a rewritten input; None if it is no such stem, or the form leaves it alone."""
     a = attrs_of(op)
-    channels = w.graph.shape(op.inputs[0])[1]
-    if w.form.stem == "plain" or a["groups"] != 1 or channels >= ALIGNMENT or w.graph.value(op.inputs[0]).q is None:
+    x, weight = (w.graph.value(name) for name in op.inputs[:2])
+    if w.form.stem == "plain" or x.q is None or not weight.is_const:
+        return None
+    if a["groups"] != 1 or x.shape[1] >= ALIGNMENT:
         return None
     if w.form.stem == "fold" and a["stride"] == (2, 2) and a["dilation"] == (1, 1):
         folded = _folded(w, op)
