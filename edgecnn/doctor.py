@@ -157,7 +157,9 @@ def runtime_finding(title: str, family: str, facts: CpuFacts) -> Finding:
             coverage = coverage_of(int8)
             gain = speed_ratio(int8, fp32)
     except (EdgecnnError, BadRequest) as problem:
-        return Finding(what, "fail", str(problem), getattr(problem, "do", None))
+        return Finding(what, "fail", problem.what, problem.do or "export a net to see where it fails")
+    except ImportError as problem:
+        return Finding(what, "fail", f"the probe needs a package: {problem}", "pip install edgecnn")
     return judge_runtime(what, coverage.execution.engine, coverage.macs_share, gain, [o.kind for o in coverage.outside])
 
 

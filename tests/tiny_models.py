@@ -139,19 +139,19 @@ def onnx_float(path: Path, *, size: int = 8, channels: int = 16, batch: int | st
     return _save_onnx(path, nodes, names, shape, [numpy_helper.from_array(weight, "w")])
 
 
-def onnx_int8(path: Path, *, float_conv: bool = False, act: str = "uint8", size: int = 8) -> Path:
+def onnx_int8(path: Path, *, float_conv: bool = False, act: str = "uint8", size: int = 8, channels: int = 16) -> Path:
     """Q/DQ: conv 3x3, depthwise 3x3, conv 1x1 (in float if `float_conv`) on [N, 4, size, size]."""
     builder = _Qdq(act)
     y = builder.qdq("x", 0.02)
-    y = builder.qdq(builder.conv(y, "conv1", 4, 16, 3), 0.02)
-    y = builder.qdq(builder.conv(y, "depthwise", 16, 16, 3, groups=16), 0.02)
+    y = builder.qdq(builder.conv(y, "conv1", 4, channels, 3), 0.02)
+    y = builder.qdq(builder.conv(y, "depthwise", channels, channels, 3, groups=channels), 0.02)
     if float_conv:
         # A consumer that is not a convolution keeps the engine from quantising the float weights by itself.
         builder.nodes.append(helper.make_node("Sin", [y], ["sine"], name="sine"))
-        builder.conv("sine", "conv2", 16, 32, 1, quantised=False)
+        builder.conv("sine", "conv2", channels, 32, 1, quantised=False)
         last = "conv2"
     else:
-        last = builder.qdq(builder.conv(y, "conv2", 16, 32, 1), 0.02)
+        last = builder.qdq(builder.conv(y, "conv2", channels, 32, 1), 0.02)
     builder.nodes.append(helper.make_node("Identity", [last], ["y"]))
     return _save_onnx(path, builder.nodes, ["x"], ["N", 4, size, size], builder.constants)
 
