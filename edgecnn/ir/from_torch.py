@@ -284,7 +284,7 @@ class _Walk:
                 expected="one of " + textwrap.fill(", ".join(importable()), 90),
                 do="write the layer with these, or add a rule to edgecnn/ir/aten.py",
             )
-        self._must_keep_the_batch(site)
+        self._must_keep_the_batch(site, leaves)
         try:
             entry = RULES[name](site, *self._arguments(node))
         except ValueError as error:  # a rule of shape of the graph said no
@@ -341,10 +341,11 @@ class _Walk:
             raise site.refuse(f"gives {str(value.dtype).removeprefix('torch.')} numbers", do="keep the net in float")
 
     @staticmethod
-    def _must_keep_the_batch(site: Site) -> None:
-        for value in pytree.tree_leaves(site.node.meta.get("val"))[:1]:
-            if isinstance(value, Tensor) and with_batch(value.shape) is None:
-                raise mixes_images(site)
+    def _must_keep_the_batch(site: Site, inputs: list[Entry]) -> None:
+        value = pytree.tree_leaves(site.node.meta.get("val"))[0]
+        if with_batch(value.shape) is None:
+            moved = [entry for entry in inputs if isinstance(entry, Moved)]
+            raise mixes_images(moved[0].steps[-1][1] if moved else site)
 
     @staticmethod
     def _must_have_the_shape(site: Site, entry: Entry) -> None:
