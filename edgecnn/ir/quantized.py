@@ -187,9 +187,28 @@ def _global_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
 @_meaning("avg_pool")
 def _avg_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
     (x,) = operands
+    sums = _window_sums(a, x.centred)
+    counts = np.rint(_window_sums({**a, "pad": (0, 0, 0, 0)}, _counted_pixels(a, x.codes.shape[2:])))
+    if counts.min() == counts.max():  # a depthwise convolution of weights 1 / n
+        share = F32(1) / F32(counts.flat[0])
+        return requantize(sums, F32(x.q.scale) * share / F32(y_q.scale), y_q, NO_CLIP)
+    return codes_of(sums * F32(x.q.scale) * (F32(1) / counts.astype(F32)), y_q)  # a float island
+
+
+def _window_sums(a: Attrs, x_nchw: Array) -> Array:
+    """The sum of each window, exact: a window of n codes sums to less than 2**8 * n, far below 2**24."""
+    padded = reference.pad_nchw(torch.from_numpy(np.ascontiguousarray(x_nchw, F32)), a["pad"], 0.0)
     with torch.inference_mode():
-        mean = reference.FLOAT["avg_pool"](a, torch.from_numpy(x.centred).double()).numpy()
-    return requantize(mean, F32(x.q.scale) / F32(y_q.scale), y_q, NO_CLIP)
+        sums: Array = F.avg_pool2d(padded, a["kernel"], a["stride"], divisor_override=1).numpy()
+    return sums
+
+
+def _counted_pixels(a: Attrs, size: tuple[int, ...]) -> Array:
+    """1 where a pixel of the padded input counts in the divisor, else 0; shape (1, 1, H, W) with padding."""
+    (top, bottom, left, right), (c_top, c_bottom, c_left, c_right) = a["pad"], a["counted"]
+    inside = np.ones((1, 1, c_top + size[0] + c_bottom, c_left + size[1] + c_right), F32)
+    rest = ((top - c_top, bottom - c_bottom), (left - c_left, right - c_right))
+    return np.pad(inside, ((0, 0), (0, 0), *rest))
 
 
 # ---- one code in, one code out: tables -------------------------------------------------------------------------------

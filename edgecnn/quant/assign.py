@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecnn.errors import InputError
 from edgecnn.ir.graph import Editor, Graph, Note, Op, QParams
-from edgecnn.ir.ops import CLIPPING, SAME_CODES, attrs_of
+from edgecnn.ir.ops import CLIPPING, attrs_of
 from edgecnn.quant.estimate import ESTIMATORS, Estimator
 from edgecnn.quant.limits import keep_limits, least_scale
 from edgecnn.quant.ranges import Ranges
@@ -128,16 +128,20 @@ def _choose(graph: Graph, group: Group, spans: Mapping[str, Span], scheme: Schem
         notes = [Note(RULE, name, False, why.format(_company(group, name))) for name in fixed]
     span = reduce(Span.join, free)
 
-    readers = [op for name in group.values for op in graph.users[name] if op.kind not in SAME_CODES]
+    readers = [op for name in group.values for op in graph.users[name] if op.output not in group.values]
     swishes = [op for op in readers if op.kind == "hard_swish"]
     seen = None if set(group.values) & set(graph.outputs) else _seen(readers)
     if seen is not None:
         span = span.within(*seen)
     if swishes and scheme.hard_swish == "clip_mul":
-        if seen is not None and len(swishes) == len(readers) and not notes:
-            return gate_grid_q(span.hi, scheme), []
-        why = f"its input is also read by {_others(graph, group, readers)}, so it cannot stand on the gate's grid"
-        notes += [Note(RULE, op.name, False, why) for op in swishes]
+        alone = seen is not None and len(swishes) == len(readers) and not fixed
+        grid = gate_grid_q(span.hi, scheme) if alone else None
+        if grid is not None:
+            return grid, []
+        why = f"reaches {span.hi:.4g}" if alone else f"is also read by {_others(graph, group, readers)}"
+        notes += [
+            Note(RULE, op.name, False, f"its input {why}, so it cannot stand on the gate's grid") for op in swishes
+        ]
     return span_q(span, scheme), notes
 
 
@@ -175,8 +179,8 @@ def _company(group: Group, name: str) -> str:
 
 def _others(graph: Graph, group: Group, readers: list[Op]) -> str:
     names = [f"`{op.name}` ({op.kind})" for op in readers if op.kind != "hard_swish"]
-    names += [f"the output `{n}`" for n in group.values if n in graph.outputs]
-    return ", ".join(names)
+    names += [f"the caller (output `{n}`)" for n in group.values if n in graph.outputs]
+    return ", ".join(names) or "nobody else, but its codes are fixed"
 
 
 def _assign_constants(graph: Graph, op: Op, edit: Editor, scheme: Scheme) -> None:

@@ -62,16 +62,19 @@ def span_q(span: Span, scheme: Scheme) -> QParams:
     return QParams.per_tensor(float(scale), min(max(zero, low), high), scheme.act_dtype)
 
 
-def gate_grid_q(highest: float, scheme: Scheme) -> QParams:
+def gate_grid_q(highest: float, scheme: Scheme) -> QParams | None:
     """Parameters for the input of a hard-swish that is computed by clip and multiply.
 
     Scale 6/k with zero point k/2 above the lowest code, k even and as large as [-3, highest] allows. Then the lowest
     code is exactly -3, and code - lowest, cut off at k, is exactly k * hard_sigmoid(x). k reaches 492; from 256 on no
     code exceeds k and the gate needs no clip at all.
+
+    Returns:
+        None if the range is so wide that not even k = 2 covers it.
     """
     low, high = code_bounds(scheme)
     k = 2 * int(3 * (high - low) / (max(highest, 0.1) + 3))
-    return QParams.per_tensor(6 / k, low + k // 2, scheme.act_dtype)
+    return QParams.per_tensor(6 / k, low + k // 2, scheme.act_dtype) if k else None
 
 
 def fixed_q(kind: str, scheme: Scheme) -> QParams | None:
