@@ -71,7 +71,7 @@ class Lowering:
         self.notes: list[Note] = []
         self.integer = False
         self.op = Op("", (), "")
-        self.absorbed: frozenset[str] = frozenset()  # `pad` ops that the convolution behind them makes
+        self.absorbed: frozenset[str] = frozenset()  # ops that the convolution behind them takes over
         self._tensors: dict[str, Tensor] = {}
         self._made: dict[Tensor, Operator] = {}
         self._constants: dict[tuple[str, Shape, bytes], Tensor] = {}
@@ -181,13 +181,12 @@ class Lowering:
         return self.quantize(self.dequantize(tensor), f"{tensor.name}/recoded", q)
 
     def reshape(self, tensor: Tensor, shape: Shape, output: Tensor | None = None) -> Tensor:
-        """`tensor` under another shape; reshaping back gives the first tensor again."""
-        if output is None:
-            if tensor.shape == shape:
-                return tensor
-            maker = self._made.get(tensor)
-            if maker is not None and maker.code == "RESHAPE" and maker.inputs[0].shape == shape:
-                return maker.inputs[0]
+        """`tensor` under another shape. Reshapes in a row become one, or none if the last undoes the first."""
+        maker = self._made.get(tensor)
+        if maker is not None and maker.code == "RESHAPE":
+            tensor = maker.inputs[0]
+        if output is None and tensor.shape == shape:
+            return tensor
         output = output or self.like(tensor, shape, "view")
         return self.emit("RESHAPE", [tensor, self.integers(shape, "shape")], output, new_shape=shape)
 

@@ -15,6 +15,7 @@ from edgecnn.ir.graph import Note, Op
 from edgecnn.ir.ops import attrs_of
 from edgecnn.targets.tflite_conv import conv, linear, stored
 from edgecnn.targets.tflite_file import Tensor
+from edgecnn.targets.tflite_gate import gated_conv
 from edgecnn.targets.tflite_limits import binary_limit
 from edgecnn.targets.tflite_lower import NCHW_OF_NHWC, NHWC_OF_NCHW, Constant, Lowering, NotLowered, same_codes
 from edgecnn.targets.tflite_pool import avg_pool, divides_unevenly, global_pool, max_pool
@@ -25,7 +26,6 @@ NONE, RELU6 = ACTIVATIONS["NONE"], ACTIVATIONS["RELU6"]
 Rule = Callable[[Lowering, Op], Tensor]
 
 RULES: dict[str, Rule] = {
-    "conv": conv,
     "linear": linear,
     "global_pool": global_pool,
     "max_pool": max_pool,
@@ -89,6 +89,13 @@ def _rule(*kinds: str) -> Callable[[Rule], Rule]:
         return rule
 
     return add
+
+
+@_rule("conv")
+def _conv(low: Lowering, op: Op) -> Tensor:
+    maker = low.graph.makers.get(op.inputs[0])
+    gated = maker is not None and maker.kind == "mul" and maker.output in low.absorbed
+    return gated_conv(low, op) if gated else conv(low, op)
 
 
 @_rule(*UNARY)

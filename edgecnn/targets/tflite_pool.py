@@ -25,6 +25,9 @@ def max_pool(low: Lowering, op: Op) -> Tensor:
     if a["dilation"] != (1, 1):
         raise NotLowered("MAX_POOL_2D has no dilation")
     window = Window(a["kernel"], a["stride"], a["pad"])
+    if window.kernel == (1, 1) and not any(window.pad):
+        # Every other pixel: XNNPACK has no pool of one pixel, but a convolution with weight 1 is the same.
+        return _window_sums(low, op, x, window, 1.0)
     padding, rest = window.scheme(x.shape[1:3], low.shape(op.output)[1:3])
     if any(rest) and _never_negative(low.graph, op.inputs[0]):
         x = _pad_as_matrix(low, x, rest)
