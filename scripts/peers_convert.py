@@ -39,7 +39,7 @@ def litert(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
 
 
 def ort(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
-    """int8 by torch.onnx and quantize_static: QDQ, u8 activations, s8 weights per channel, after its own pre-processing."""
+    """int8 by torch.onnx and quantize_static: QDQ, u8 activations, s8 weights per channel, after its pre-processing."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

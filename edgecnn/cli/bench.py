@@ -25,7 +25,7 @@ def bench(
 
     from edgecnn.artifact import Artifact, atomic_write, refuse_existing
     from edgecnn.bench.run import bench as run_bench
-    from edgecnn.cli.console import grid, output, print_json, progress
+    from edgecnn.cli.console import grid, print_json, print_table, progress
 
     if save is not None:
         refuse_existing(save, overwrite=overwrite)
@@ -77,7 +77,7 @@ def bench(
             f"{run.ratio:.3f} ({run.ratio_ci95.low:.3f} - {run.ratio_ci95.high:.3f})",
             run.verdict,
         )
-    output().print(table)
+    print_table(table)
     for run in report.runs:
         for text in (*run.unstable, *run.notes):
             console.print(f"  note       {run.artifact}: {text}", markup=False)

@@ -30,6 +30,15 @@ def output() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+def print_table(table: Table) -> None:
+    """A table on stdout, as wide as it needs to be: a line that runs over is better than a number that is cut."""
+    from rich.console import Console
+
+    plain = output()
+    needed = plain.measure(table, options=plain.options.update(width=1000)).maximum
+    Console(highlight=False, soft_wrap=True, width=max(plain.width, needed)).print(table)
+
+
 def print_json(content: Any) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -26,7 +26,7 @@ def evaluate(
     """Measure top-1 and top-5 accuracy on held-out images."""
     from rich.progress import Progress
 
-    from edgecnn.cli.console import grid, output, pairs, print_json, progress, shape
+    from edgecnn.cli.console import grid, pairs, print_json, print_table, progress, shape
     from edgecnn.pipeline.evaluate import evaluate as run_evaluate
 
     options = pairs(net_option or [], option="--net-option")
@@ -54,4 +54,4 @@ def evaluate(
     table = grid("artifact", "top-1 %>", "top-5 %>", "images>", "data")
     mark = "  (UNTRAINED)" if found.untrained else ""
     table.add_row(found.artifact + mark, f"{found.top1:.2f}", f"{found.top5:.2f}", str(found.n), found.data)
-    output().print(table)
+    print_table(table)

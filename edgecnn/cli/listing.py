@@ -23,7 +23,7 @@ def list_things(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """List what there is to choose from."""
-    from edgecnn.cli.console import grid, output, print_json
+    from edgecnn.cli.console import grid, print_json, print_table
     from edgecnn.pipeline import catalogue
 
     rows: list[dict[str, Any]] = getattr(catalogue, what.value)()
@@ -37,7 +37,7 @@ def list_things(
         if verbose:
             for key, meaning in row.get("options", {}).items():
                 table.add_row(f"    {key}", *[""] * (len(cells) - 2), meaning)
-    output().print(table)
+    print_table(table)
 
 
 def _cell(value: object) -> str:

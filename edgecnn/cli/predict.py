@@ -23,7 +23,7 @@ def predict(
     """Print the best classes for each image, with their probabilities and the time one inference took."""
     from rich.markup import escape
 
-    from edgecnn.cli.console import grid, output, print_json, progress, shape
+    from edgecnn.cli.console import grid, output, print_json, print_table, progress, shape
     from edgecnn.pipeline.evaluate import predict as run_predict
 
     found, untrained = run_predict(
@@ -52,4 +52,4 @@ def predict(
         table = grid("  %>", "class>", "label")
         for number, label, probability in prediction.classes:
             table.add_row(f"{100 * probability:.1f}", str(number), escape(label))
-        output().print(table)
+        print_table(table)

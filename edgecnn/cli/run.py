@@ -17,10 +17,9 @@ def run(
 ) -> None:
     """Train, export, check, evaluate, bench and compare the nets of a recipe."""
     from edgecnn.artifact import atomic_write
-    from edgecnn.cli.console import output, print_json, progress, reporting_stages
+    from edgecnn.cli.console import print_json, print_table, progress, reporting_stages
     from edgecnn.pipeline.recipe_run import run_recipe
-    from edgecnn.report.comparison import comparison
-    from edgecnn.report.tables import render_markdown, render_rich
+    from edgecnn.report.tables import comparison
 
     with progress().status("starting") as status:
         stages = reporting_stages()
@@ -33,13 +32,13 @@ def run(
                 f"train {label}: epoch {e.epoch}/{e.epochs}, loss {e.loss:.3f}, {e.seconds:.1f} s per epoch"
             ),
         )
-    table = comparison(found.rows, bench=found.bench)
+    table = comparison(found.table_rows(), title=found.title)
     markdown = found.folder / "comparison.md"
-    atomic_write(markdown, (render_markdown(table) + "\n").encode())
+    atomic_write(markdown, table.to_markdown().encode())
     if as_json:
         print_json({"folder": str(found.folder), "rows": list(found.rows), "broken": list(found.broken)})
     else:
-        output().print(render_rich(table))
+        print_table(table.to_rich())
         progress().print(f"  written    {markdown} and comparison.json, artifacts beside them", markup=False)
     if found.broken:
         for line in found.broken:

@@ -50,7 +50,7 @@ def show(
 def _print_layers(found: Any) -> None:
     from rich.markup import escape
 
-    from edgecnn.cli.console import grid, output
+    from edgecnn.cli.console import grid, output, print_table
 
     console = output()
     for label in ("summary", "source", "target"):
@@ -65,7 +65,7 @@ def _print_layers(found: Any) -> None:
             f"{layer.params:,}" if layer.params else "",
             f"{layer.macs:,}" if layer.macs else "",
         )
-    console.print(table)
+    print_table(table)
     for line in found.facts.get("hetconv", ()):
         console.print(line, markup=False)
     console.print(
@@ -77,7 +77,7 @@ def _print_layers(found: Any) -> None:
 def _print_artifact(content: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    from edgecnn.cli.console import grid, output
+    from edgecnn.cli.console import grid, output, print_table
     from edgecnn.cli.summary import coverage_line
 
     console = output()
@@ -90,7 +90,7 @@ def _print_artifact(content: dict[str, Any]) -> None:
         for spec in content[side]:
             coding = (f"{spec['scale']:.6g}", str(spec["zero_point"])) if spec["scale"] else ("", "")
             table.add_row(side[:-1], escape(spec["name"]), spec["dtype"], "x".join(map(str, spec["shape"])), *coding)
-    console.print(table)
+    print_table(table)
     console.print("coverage   " + coverage_line(content["coverage"]), markup=False)
     for key, value in sorted(content["metadata"].items()):
         console.print(f"metadata   {key}: {value}", markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgecnn.artifact import Artifact
-from edgecnn.cli.console import output
+from edgecnn.cli.console import print_table
 
 
 def print_artifact(artifact: Artifact) -> None:
@@ -26,7 +26,7 @@ def print_artifact(artifact: Artifact) -> None:
     }
     for label, text in rows.items():
         table.add_row(label, escape(text))
-    output().print(table)
+    print_table(table)
 
 
 def input_line(manifest: dict[str, Any]) -> str:

@@ -125,7 +125,7 @@ def _graph_of(
         module, name, shape = load_user_net(spec, options), spec.rsplit(":", 1)[-1], input_shape
     else:
         entry = NETS[spec]
-        module, name = build_net(spec, **options), entry.name
+        module, name = build_net(spec, seed=0, **options), entry.name
         shape = input_shape or entry.input_for(**options)
         facts = {"source": entry.source, "summary": entry.summary}
     graph = import_module(module, shape, name=name)

@@ -215,7 +215,7 @@ def predict(
     Raises:
         InputError: an image or a file that cannot be read.
     """
-    found = []
+    found: list[Prediction] = []
     with answering(spec, threads=threads, **source_options) as net:
         preprocessing = net.preprocessing
         if preprocessing is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,29 @@ class Outcome:
     rows: tuple[dict[str, Any], ...]
     broken: tuple[str, ...]
     bench: dict[str, Any]
+    title: str = ""
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """The rows as the comparison table of `edgecnn.report` takes them."""
+        return [
+            {
+                "net": row["net"],
+                "target": row["target"],
+                "params": row["params"],
+                "macs": row["macs"],
+                "accuracy": row["top1"] / 100,
+                "size_bytes": row["size_bytes"],
+                "latency_ms": row["latency"]["median_ms"],
+                "ci95_ms": row["latency"]["ci95_ms"],
+                "ratio": row["latency"]["ratio"],
+                "ratio_ci95": row["latency"]["ratio_ci95"],
+                "marks": [
+                    *(["untrained"] if row["untrained"] else []),
+                    *(["unstable"] if row["latency"]["unstable"] else []),
+                ],
+            }
+            for row in self.rows
+        ]
 
 
 def find_recipe(spec: str) -> Path:
@@ -119,7 +143,7 @@ class _Run:
             row["latency"] = run
         broken = self._broken(rows)
         self.folder.write_json("comparison.json", {"recipe": self.recipe.name, "rows": rows, "broken": broken})
-        return Outcome(self.folder.path, tuple(rows), tuple(broken), report)
+        return Outcome(self.folder.path, tuple(rows), tuple(broken), report, self.recipe.title)
 
     def _label(self, table: NetTable) -> str:
         if table.label:
@@ -160,7 +184,7 @@ class _Run:
             self.data,
             settings=self.recipe.train,
             seed=self.recipe.seed,
-            progress=(lambda e: self.on_epoch(label, e)) if self.on_epoch else None,
+            progress=partial(self.on_epoch, label) if self.on_epoch else None,
         )
         graph = replace(import_module(module, self.recipe.data.input, name=label), name=label)
         x = next(self.data.batches(16, split="evaluation"))[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from edgecnn.ir.from_torch import import_module
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.ops import macs_of
 from edgecnn.nets import NETS, NetEntry, build_net, load_user_net, load_weights
+from edgecnn.nets.download import Progress
 from edgecnn.nets.user_net import is_user_net
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -90,7 +91,7 @@ def load_source(
     seed: int = 0,
     input_shape: Shape | None = None,
     options: Mapping[str, object] | None = None,
-    on_bytes: Callable[[int, int], None] | None = None,
+    on_bytes: Progress | None = None,
 ) -> NetSource:
     """The net that `spec` names, with its weights.
 
@@ -101,7 +102,7 @@ def load_source(
         seed: of random weights.
         input_shape: (C, H, W); None: the net's own. Required for a user's module.
         options: the net's options.
-        on_bytes: called with (bytes so far, bytes in all) while official weights are downloaded.
+        on_bytes: called with (bytes so far, bytes in all or None) while official weights are downloaded.
 
     Raises:
         UsageError: unknown net or option, or a choice that has to be made.
@@ -169,7 +170,7 @@ def _zoo_net(
     seed: int,
     input_shape: Shape | None,
     options: dict[str, object],
-    on_bytes: Callable[[int, int], None] | None,
+    on_bytes: Progress | None,
 ) -> NetSource:
     entry = NETS[spec]
     shape = input_shape or entry.input_for(**options)
@@ -211,7 +212,7 @@ def _fill(
     seed: int,
     input_shape: Shape,
     entry: NetEntry | None = None,
-    on_bytes: Callable[[int, int], None] | None = None,
+    on_bytes: Progress | None = None,
 ) -> Weights:
     loaded = load_weights(module, choice, entry=entry, input_shape=input_shape, seed=seed, progress=on_bytes)
     return Weights(
