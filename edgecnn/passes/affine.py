@@ -96,17 +96,16 @@ def fold_before(edit: Editor, layer: Op, affine: Affine) -> Op:
 
     Args:
         edit: the graph under change.
-        layer: a `conv` with any groups, or a `linear` over channels (or over flattened maps: C * H * W features).
+        layer: a `conv` with any groups, or a `linear` over channels.
         affine: the map, with one entry per input channel.
     """
     weight = _float64(edit, layer.inputs[1])
-    # The rows of group g see the input channels g * I ... (g + 1) * I - 1, where I is the weight's second dimension.
+    rows, columns = weight.shape[:2]
+    # The rows of group g see the input channels g * columns ... (g + 1) * columns - 1.
     groups = attrs_of(layer).get("groups", 1)
-    positions = weight.shape[1] * groups // affine.channels  # features per channel: H * W behind a flatten, else 1
-    by_group = (groups, weight.shape[0] // groups, weight.shape[1])
-    scale, shift = (np.repeat(v, positions).reshape(groups, 1, -1) for v in (affine.scale, affine.shift))
-    taps = weight.reshape(*by_group, -1)
-    offset = (taps.sum(-1) * shift).sum(-1).reshape(-1)
+    taps = weight.reshape(groups, rows // groups, columns, -1)
+    scale, shift = (entries.reshape(groups, 1, columns) for entries in (affine.scale, affine.shift))
+    offset = (taps.sum(-1) * shift).sum(-1).reshape(rows)
     return _with_constants(edit, layer, (taps * scale[..., None]).reshape(weight.shape), _bias(edit, layer) + offset)
 
 
