@@ -34,6 +34,9 @@ def build(classes=3, scale=1.0):
 def broken():
     return torch.zeros(2, 3) @ torch.zeros(2, 3)
 
+def inside_torch():
+    return nn.Conv2d(3, 4, 3, groups=2)
+
 def leaves():
     raise SystemExit(0)
 
@@ -123,7 +126,7 @@ def test_a_missing_callable_offers_the_nearest(folder: Path) -> None:
     assert fails(f"{folder}/my_net.py:biuld", kind=UsageError) == (
         "UsageError: there is no `biuld`\n"
         f"  at       {folder}/my_net.py\n"
-        "  expected a function or nn.Module class; there are Net, build, broken, leaves, number, ready\n"
+        "  expected a function or nn.Module class; there are Net, build, broken, inside_torch, leaves, number, ready\n"
         f"  got      {folder}/my_net.py:biuld\n"
         "  do       did you mean `build`?"
     )
@@ -150,6 +153,10 @@ def test_an_exception_is_shown_with_its_line(folder: Path) -> None:
     message = fails(f"{folder}/my_net.py:broken", kind=InputError)
     assert message.startswith(f"InputError: `{folder}/my_net.py:broken` raised RuntimeError: mat1 and mat2")
     assert message.endswith(f"  at       {folder}/my_net.py:{line} in broken")
+    line = NET.splitlines().index("    return nn.Conv2d(3, 4, 3, groups=2)") + 1
+    assert f"  at       {folder}/my_net.py:{line} in inside_torch" in fails(
+        f"{folder}/my_net.py:inside_torch", kind=InputError
+    )
     assert "raised SystemExit: 0" in fails(f"{folder}/my_net.py:leaves", kind=InputError)
 
 

@@ -257,6 +257,17 @@ def test_random_weights_leave_the_norms_as_they_were_set_up() -> None:
     assert {(m.momentum, m.eps, m.training) for m in norms} == {(0.01, 1e-3, False)}
 
 
+def test_random_weights_for_images_of_the_wrong_shape() -> None:
+    net = build_net("vgg16_hetconv", p=64, seed=0)
+    with pytest.raises(InputError) as caught:
+        load_weights(net, "random", input_shape=(3, 64, 64))
+    message = str(caught.value)
+    assert message.startswith(
+        "InputError: the net does not run on images of 3x64x64\n  at       HetConvVGG16\n  got      RuntimeError: mat1"
+    )
+    assert message.endswith("  do       give the shape the net is made for, such as --input 3x224x224")
+
+
 def test_imagenet_needs_official_weights() -> None:
     with pytest.raises(UsageError) as caught:
         load_weights(Tiny(), "imagenet", entry=NETS["resnet20"])

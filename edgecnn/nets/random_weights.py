@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgecnn.errors import InputError
 from edgecnn.nets.hetconv import HetConv2d
 
 # Few images do: even 7x7 maps of four images are 196 samples per channel. Small nets end in maps of a few pixels.
@@ -44,6 +45,9 @@ def init_random(module: nn.Module, seed: int, input_shape: tuple[int, int, int])
         module: any net of image batches.
         seed: same seed, same weights.
         input_shape: (C, H, W).
+
+    Raises:
+        InputError: the net does not run on images of this shape.
     """
     generator = torch.Generator().manual_seed(seed)
     count = IMAGES if max(input_shape[1:]) > LARGE_SIDE else IMAGES_IF_SMALL
@@ -79,6 +83,14 @@ def _recalibrate(module: nn.Module, norms: list[_BatchNorm], images: Tensor) -> 
     try:
         if norms:
             module(images)
+    except Exception as e:
+        shape = "x".join(map(str, images.shape[1:]))
+        raise InputError(
+            f"the net does not run on images of {shape}",
+            where=type(module).__name__,
+            got=f"{type(e).__name__}: {e}",
+            do="give the shape the net is made for, such as --input 3x224x224",
+        ) from e
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

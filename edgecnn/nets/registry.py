@@ -86,9 +86,10 @@ class NetEntry:
 
     def input_for(self, **options: object) -> tuple[int, int, int]:
         """The input shape that the net with these options is meant for: 32x32 with the stem for small images."""
-        default = {o.name: o.default for o in self.options}.get("stem")
-        chosen = options.get("stem", default)
-        return self.input_shape if chosen == default else SMALL_INPUT if chosen == "small" else IMAGENET_INPUT
+        stem = options.get("stem")
+        if stem is None or any(o.name == "stem" and o.default == stem for o in self.options):
+            return self.input_shape
+        return SMALL_INPUT if stem == "small" else IMAGENET_INPUT
 
 
 class NetRegistry(Registry[NetEntry]):

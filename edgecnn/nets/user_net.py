@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -150,10 +151,12 @@ def _run(spec: str, action: Callable[[], Any]) -> Any:
 
 
 def _raised(spec: str, error: BaseException) -> InputError:
-    """The error that names the innermost line of code that is not ours."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<frozen")]
+    """The error that names the innermost line of the user's code, or of a library if it never got there."""
+    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), "<frozen")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    users = [f for f in frames if not f.filename.startswith(libraries)]
+    place = next(reversed(users or frames), None)
     return InputError(
         f"`{spec}` raised {type(error).__name__}: {error}",
-        where=f"{theirs[-1].filename}:{theirs[-1].lineno} in {theirs[-1].name}" if theirs else spec,
+        where=f"{place.filename}:{place.lineno} in {place.name}" if place else spec,
     )

@@ -82,12 +82,11 @@ def load_weights(
                 do="use --weights PATH, or --weights random --seed N (untrained: for speed only)",
             )
         path = fetch(entry.pretrained, cache_dir=cache_dir, progress=progress, opener=opener)
-        loaded = LoadedWeights("imagenet", entry.pretrained.url, sha256_of(path))
-    else:
-        path = Path(spec)
-        loaded = LoadedWeights("file", str(path), None)
+        put_tensors(module, read_checkpoint(path), where=str(path))
+        return LoadedWeights("imagenet", entry.pretrained.url, sha256_of(path))
+    path = Path(spec)
     put_tensors(module, read_checkpoint(path), where=str(path))
-    return loaded if loaded.sha256 else LoadedWeights("file", str(path), sha256_of(path))
+    return LoadedWeights("file", str(path), sha256_of(path))
 
 
 def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
