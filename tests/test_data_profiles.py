@@ -21,7 +21,7 @@ from edgecnn.data import (
     score,
     shipped,
 )
-from edgecnn.errors import CheckFailed, InputError, UsageError
+from edgecnn.errors import CheckFailed, EnvironmentFailure, InputError, UsageError
 
 IMAGENET = read_profile("imagenet").preprocessing((3, 224, 224))
 
@@ -56,6 +56,31 @@ def test_every_shipped_profile_is_legal_and_names_its_command(name: str) -> None
 def test_shipped_recipes_start_with_the_command_that_runs_them() -> None:
     for path in shipped("recipes").glob("*.toml"):
         assert path.read_text(encoding="utf-8").splitlines()[0] == f"# edgecnn run recipes/{path.name}"
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_shipped_files_are_found_in_a_checkout_and_in_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    package = tmp_path / "edgecnn"
+    # `edgecnn.data.shipped` is the function; its module of the same name is found by name only.
+    monkeypatch.setattr(sys.modules["edgecnn.data.shipped"], "_PACKAGE", package)
+    folder = (package / "_shipped" if installed else tmp_path) / "recipes"
+    folder.mkdir(parents=True)
+    assert shipped("recipes") == folder
+    with pytest.raises(EnvironmentFailure) as caught:
+        shipped("calibration")
+    assert str(caught.value) == (
+        "EnvironmentFailure: this installation of edgecnn has no `calibration` folder\n"
+        f"  expected {package / '_shipped' / 'calibration'} or {tmp_path / 'calibration'}\n"
+        "  do       install edgecnn again: python -m pip install --force-reinstall edgecnn"
+    )
+
+
+def test_built_in_images_need_scikit_learns_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFailure, match=r"scikit-learn's data file `data/digits\.csv\.gz` is missing"):
+        load_profile("digits", input_shape=(3, 32, 32))
 
 
 def test_photos_are_64_crops_that_depend_only_on_the_seed() -> None:

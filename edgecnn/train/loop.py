@@ -78,12 +78,7 @@ def train_net(
         CheckFailed: the loss is no longer finite; epoch and step are named.
     """
     started = time.monotonic()
-    pixels_nhwc, labels = _training_images(dataset, settings)
-    schedule = _Schedule(settings, steps_per_epoch=len(labels) // settings.batch_size)
-    optimizer = _optimizer(module, settings)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    augment = AUGMENTATIONS[settings.augment]
-    generator = torch.Generator().manual_seed(seed)
+    trainer = _Trainer(module, dataset, settings, seed)
     history: list[EpochReport] = []
     # Depthwise convolutions train about twice as fast on a CPU in this memory format; values are the same.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,37 +86,60 @@ def train_net(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout, which takes no generator
         for epoch in range(settings.epochs):
-            epoch_started = time.monotonic()
-            losses, right = [], 0
-            for step, chosen in enumerate(_shuffled(len(labels), settings.batch_size, generator)):
-                lr = schedule.lr(epoch, step)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                x_nchw = torch.from_numpy(normalize(pixels_nhwc[chosen.numpy()], dataset.preprocessing))
-                logits = module(augment(x_nchw, generator).contiguous(memory_format=torch.channels_last))
-                loss = loss_of(logits, labels[chosen])
-                losses.append(_finite(loss, epoch, step, lr))
-                right += int((logits.detach().argmax(1) == labels[chosen]).sum())
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            seen = len(losses) * settings.batch_size
-            report = EpochReport(
-                epoch=epoch + 1,
-                epochs=settings.epochs,
-                loss=float(np.mean(losses)),
-                train_top1=100 * right / seen,
-                lr=lr,
-                seconds=time.monotonic() - epoch_started,
-            )
-            history.append(report)
+            history.append(trainer.epoch(epoch))
             if progress is not None:
-                progress(report)
+                progress(history[-1])
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     clean = dataset.batches(256, split="calibration", limit=_BATCH_NORM_IMAGES)
     recalibrate_batch_norm(module, (x for x, _ in clean))
     module.eval()
     return TrainResult(tuple(history), evaluate(module, dataset), time.monotonic() - started)
+
+
+class _Trainer:
+    """What one run of training holds: the images, the optimizer, and the random state of their order and changes."""
+
+    def __init__(self, module: nn.Module, dataset: Dataset, settings: TrainSettings, seed: int) -> None:
+        self.module, self.settings, self.preprocessing = module, settings, dataset.preprocessing
+        self.pixels_nhwc, self.labels = _training_images(dataset, settings)
+        self.schedule = _Schedule(settings, steps_per_epoch=len(self.labels) // settings.batch_size)
+        self.optimizer = _optimizer(module, settings)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+        self.augment = AUGMENTATIONS[settings.augment]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def epoch(self, epoch: int) -> EpochReport:
+        """Every training image once, up to a last incomplete batch; `epoch` counts from 0."""
+        started = time.monotonic()
+        losses: list[float] = []
+        right = 0
+        for step, chosen in enumerate(_shuffled(len(self.labels), self.settings.batch_size, self.generator)):
+            lr = self.schedule.lr(epoch, step)
+            loss, hits = self._step(chosen, lr)
+            losses.append(_finite(loss, epoch, step, lr))
+            right += hits
+        return EpochReport(
+            epoch=epoch + 1,
+            epochs=self.settings.epochs,
+            loss=float(np.mean(losses)),
+            train_top1=100 * right / (len(losses) * self.settings.batch_size),
+            lr=lr,
+            seconds=time.monotonic() - started,
+        )
+
+    def _step(self, chosen: Tensor, lr: float) -> tuple[float, int]:
+        """The loss on the images `chosen`, before the weights move, and how many of them were right."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        x_nchw = torch.from_numpy(normalize(self.pixels_nhwc[chosen.numpy()], self.preprocessing))
+        x_nchw = self.augment(x_nchw, self.generator).contiguous(memory_format=torch.channels_last)
+        labels = self.labels[chosen]
+        logits = self.module(x_nchw)
+        loss = self.loss(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item(), int((logits.detach().argmax(1) == labels).sum())
 
 
 def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Pixels, Tensor]:
@@ -183,13 +201,12 @@ def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterat
         yield order[start : start + batch_size]
 
 
-def _finite(loss: Tensor, epoch: int, step: int, lr: float) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
+def _finite(loss: float, epoch: int, step: int, lr: float) -> float:
+    if not math.isfinite(loss):
         raise CheckFailed(
-            f"the loss is {value}",
+            f"the loss is {loss}",
             where=f"epoch {epoch + 1}, step {step + 1}",
             got=f"learning rate {lr:.3g}",
             do="lower lr, raise warmup_epochs, or check the data for damaged images",
         )
-    return value
+    return loss
