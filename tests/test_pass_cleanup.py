@@ -108,6 +108,11 @@ def test_repeated_ops_are_computed_once_unless_they_are_outputs() -> None:
     assert cleaned("[N,4,3,3]", f"a = {half}", f"b = {half}", result="a, b")[1] == []
 
 
+def test_ops_that_differ_in_an_attribute_are_not_the_same() -> None:
+    ops = ("a = slice(x) axis=1 start=0 stop=2", "b = slice(x) axis=1 start=2 stop=4", "y = mul(a, b)")
+    assert cleaned("[N,4,3,3]", *ops) == ([*ops, "return y"], [])
+
+
 def test_a_default_that_is_written_out_does_not_hide_a_repetition() -> None:
     text, _ = cleaned("[N,4,3,3]", "a = conv(x, w[4,4,1,1])", "b = conv(x, w) groups=1 stride=(1,1)", "y = mul(a, b)")
     assert text[1:] == ["y = mul(a, a)", "return y"]

@@ -40,6 +40,12 @@ def test_padding_moves_out_with_the_pixel_that_was_zero() -> None:
     assert notes == ["embed_normalization: x (into `y`, padded by `x_pad`)"]
 
 
+def test_a_pad_op_in_front_of_the_convolution_counts_as_its_padding() -> None:
+    after, notes = embedded("p = pad(x) pad=(1,0,1,0)", "y = conv(p, w[4,3,3,3]) pad=(0,1,0,1)")
+    assert body(after)[0] == "x_pad = pad(x) pad=(1,1,1,1) value=(128.0,64.0,96.0)"
+    assert notes[-1] == "embed_normalization: x (into `y`, padded by `x_pad`)"
+
+
 def test_without_padding_no_op_is_added() -> None:
     after, notes = embedded("y = conv(x, w[4,3,3,3]) stride=(2,2)")
     assert body(after) == ["y = conv(x, w[4,3,3,3], w_bias[4]) stride=(2,2) pad=(0,0,0,0)", "return y"]

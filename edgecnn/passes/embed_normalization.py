@@ -21,6 +21,7 @@ from edgecnn.errors import UsageError
 from edgecnn.ir.graph import Array, Editor, Graph, Note, Op, Pass, Source
 from edgecnn.ir.ops import attrs_of
 from edgecnn.passes.affine import Affine, depthwise, fold_before
+from edgecnn.passes.cleanup import cleanup
 
 RULE = "embed_normalization"
 
@@ -48,13 +49,16 @@ def embed_normalization(
 def _embed_normalization(
     graph: Graph, mean: Sequence[float], std: Sequence[float], *, input_scale: float, pad_per_channel: bool
 ) -> tuple[Graph, list[Note]]:
-    source = graph.inputs[0]
     mean_c, std_c = _per_channel(graph, mean, std)
+    graph, notes = cleanup(graph)  # a pad op in front of a convolution becomes the convolution's own padding
+    source = graph.inputs[0]
     affine = Affine(1 / (input_scale * std_c), -mean_c / std_c)
     zero = mean_c * input_scale  # the pixel that the net has seen as 0
     if why := _obstacle(graph, source, may_pad=pad_per_channel):
-        return _normalise_in_front(graph, source, affine, why)
-    return _into_convolutions(graph, source, affine, zero)
+        graph, embedded = _normalise_in_front(graph, source, affine, why)
+    else:
+        graph, embedded = _into_convolutions(graph, source, affine, zero)
+    return graph, notes + embedded
 
 
 def _per_channel(graph: Graph, mean: Sequence[float], std: Sequence[float]) -> tuple[Array, Array]:
