@@ -96,6 +96,20 @@ def test_a_runtime_without_int8_kernels_is_told(tmp_path: Path, monkeypatch: pyt
     }
 
 
+def test_a_table_needs_its_three_operators_in_one_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tflite-runtime 2.14 takes the float HARD_SWISH alone: no table then, but float arithmetic."""
+    ops = LitertSession.ops
+
+    def only_float(session: LitertSession) -> list[TfliteOp]:
+        return [TfliteOp(o.kind, o.inputs, o.outputs, 0 if o.kind == "HARD_SWISH" else None) for o in ops(session)]
+
+    monkeypatch.setattr(LitertSession, "ops", only_float)
+    found = coverage_of(tiny_models.tflite(tmp_path / "net.tflite", activation="table"))
+    reasons = {op.kind: op.reason for op in found.outside}
+    assert reasons["HARD_SWISH"] == "XNNPACK computes it in float32"
+    assert found.ops_share == 0.0
+
+
 def test_macs_of_other_tflite_operators() -> None:
     shapes = {
         0: (1, 8, 8, 4),

@@ -47,6 +47,8 @@ def test_nothing_newer_than_python_3_8_is_evaluated(file: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and id(node) not in annotations:
             assert node.value.id not in {"list", "dict", "set", "tuple", "frozenset", "type"}
+        if isinstance(node, ast.BinOp) and id(node) not in annotations:
+            assert not isinstance(node.op, ast.BitOr)  # of types and dicts; sets have union()
         if isinstance(node, ast.Attribute):
             assert node.attr not in {"removeprefix", "removesuffix"}
         if isinstance(node, ast.Call):

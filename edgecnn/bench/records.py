@@ -28,12 +28,14 @@ class ArtifactRun:
         blocks: the raw samples, nanoseconds, one array per round.
         median_ms: of all samples.
         ci95: 95 % interval of the median.
+        min_ms: the fastest one, which other programs disturbed least.
         ratio: median over the first artifact's; below 1 is faster.
         ratio_ci95: 95 % interval of the ratio.
         first_ms: the first inference after loading, median over processes.
         load_ms: opening the file until it can run, without importing the engine; median over processes.
         peak_mb: the most memory the whole process held.
         model_mb: what of it came with the artifact.
+        cpu_share: processor time over elapsed time of the timed blocks, summed over threads.
         unstable: reasons to distrust the numbers; empty if there are none.
         notes: what else the reader must know, such as operators outside of XNNPACK.
         engine: name and version.
@@ -43,6 +45,7 @@ class ArtifactRun:
     blocks: tuple[Array, ...]
     median_ms: float
     ci95: Interval
+    min_ms: float
     p90_ms: float
     p99_ms: float
     ratio: float
@@ -51,6 +54,7 @@ class ArtifactRun:
     load_ms: float
     peak_mb: float
     model_mb: float
+    cpu_share: float
     unstable: tuple[str, ...]
     notes: tuple[str, ...]
     engine: Mapping[str, str]
@@ -75,6 +79,7 @@ class ArtifactRun:
             "artifact": self.artifact,
             "median_ms": self.median_ms,
             "ci95_ms": [self.ci95.low, self.ci95.high],
+            "min_ms": self.min_ms,
             "p90_ms": self.p90_ms,
             "p99_ms": self.p99_ms,
             "ratio": self.ratio,
@@ -84,6 +89,7 @@ class ArtifactRun:
             "load_ms": self.load_ms,
             "peak_mb": self.peak_mb,
             "model_mb": self.model_mb,
+            "cpu_share": self.cpu_share,
             "samples": self.samples,
             "unstable": list(self.unstable),
             "notes": list(self.notes),
@@ -145,6 +151,7 @@ def summarize(measured: Measured, reference: Measured, *, threads: int, seed: in
         blocks=measured.blocks,
         median_ms=median / 1e6,
         ci95=stats.median_interval(measured.blocks, seed=seed).scaled(1e-6),
+        min_ms=float(pooled.min()) / 1e6,
         p90_ms=float(p90) / 1e6,
         p99_ms=float(p99) / 1e6,
         ratio=1.0 if itself else median / stats.pooled_median(reference.blocks),
@@ -153,6 +160,7 @@ def summarize(measured: Measured, reference: Measured, *, threads: int, seed: in
         load_ms=float(np.median(measured.load_ns)) / 1e6,
         peak_mb=measured.peak_bytes / 1e6,
         model_mb=max(0, measured.peak_bytes - measured.before_bytes) / 1e6,
+        cpu_share=measured.cpu_share,
         unstable=tuple(_doubts(measured, threads)),
         notes=tuple(_remarks(measured)),
         engine=measured.about["engine"],

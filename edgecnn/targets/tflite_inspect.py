@@ -142,7 +142,7 @@ def _place(file: _File, index: int, precision: Precision, codes: bool) -> tuple[
 
 
 def _is_table(file: _File, index: int) -> bool:
-    """Whether the operator is part of DEQUANTIZE, unary operators, QUANTIZE in a row, without branches."""
+    """Whether the operator is part of DEQUANTIZE, unary operators, QUANTIZE in a row, in one partition, unbranched."""
     return _leads_to("DEQUANTIZE", file, index, forward=False) and _leads_to("QUANTIZE", file, index, forward=True)
 
 
@@ -150,6 +150,8 @@ def _leads_to(end: str, file: _File, index: int, *, forward: bool) -> bool:
     at: int | None = index
     while at is not None:
         op = file.ops[at]
+        if op.partition != file.ops[index].partition:
+            return False
         if op.kind == end:
             return True
         # The other end may be where the walk begins, but nothing else than a unary operator may lie between.
