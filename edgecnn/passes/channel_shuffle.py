@@ -93,6 +93,7 @@ class _Fold:
         self._ordered: dict[View, str] = {}
 
     def run(self) -> Graph:
+        """The folded graph."""
         for op in self.graph.ops:
             self._views[op.output] = RULES.get(op.kind, _in_logical_order)(self, op)
         # The outputs of the graph keep their names, so what they show must be stored under these very names.
@@ -180,11 +181,12 @@ class _Fold:
         self.notes.append(Note(RULE, name, False, f"read in its logical order, which takes {why}"))
 
     def _store_as(self, name: str, view: View) -> None:
-        taken = {op.output: op for op in self.ops}
-        if name in taken:  # an op that stores its channels otherwise gives its name away
+        """Stores `view` in logical order under `name`; an op that has the name and another order gives it away."""
+        if any(op.output == name for op in self.ops):
             stored = self.edit.activation(f"{name}_stored", self.edit.values[name].shape)
             self.ops = [_renamed(op, name, stored) for op in self.ops]
-            view = View(stored if view.source == name else view.source, view.channels)
+            self._views = {n: View(stored, v.channels) if v.source == name else v for n, v in self._views.items()}
+            view = self.view(name)
         self._order(view, name)
 
 
