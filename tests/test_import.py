@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ LAYERS: dict[str, tuple[nn.Module, Kinds]] = {
     "tanh": (nn.Tanh(), ["tanh"]),
     "gelu": (nn.GELU(), ["gelu"]),
     "leaky_relu": (nn.LeakyReLU(0.1), ["leaky_relu"]),
+    "prelu": (nn.PReLU(init=0.3), ["leaky_relu"]),
+    "prelu_per_channel": (nn.PReLU(8), ["clip", "mul", "clip", "add"]),
     "softmax": (nn.Softmax(1), ["softmax"]),
     "max_pool": (nn.MaxPool2d(3, 2, 1), ["max_pool"]),
     "max_pool_ceil": (nn.MaxPool2d(3, 2, 1, ceil_mode=True), ["max_pool"]),
@@ -182,6 +185,46 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Kinds]] = {
 def test_functions(name: str) -> None:
     function, expected = FUNCTIONS[name]
     assert kinds(imported(Calls(function))) == expected
+
+
+class Guarded(nn.Module):
+    """A net with a block that export wraps in a function of its own."""
+
+    def __init__(self, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__()
+        self.conv, self.guard = nn.Conv2d(8, 8, 1), guard
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.guard():
+            y = self.conv(x)
+        return F.relu(y) + x
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [torch.no_grad, torch.enable_grad, lambda: torch.autocast("cpu", enabled=False)],
+    ids=["no_grad", "enable_grad", "no_autocast"],
+)
+def test_blocks_without_effect_on_the_numbers(guard: Callable[[], AbstractContextManager[None]]) -> None:
+    assert [op.output for op in imported(Guarded(guard)).ops] == ["conv", "clip", "add"]
+
+
+def test_parametrised_weights() -> None:
+    graph = imported(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 4, 3)), nn.ReLU()))
+    assert kinds(graph) == ["conv", "clip"]
+
+
+def test_a_buffer_that_counts_calls_is_ignored() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return F.relu(x)
+
+    assert kinds(imported(Counting())) == ["clip"]
 
 
 @pytest.mark.parametrize("wrap", [lambda y: [y], lambda y: {"out": y}, lambda y: (y,)], ids=["list", "dict", "tuple"])

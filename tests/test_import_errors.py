@@ -139,6 +139,18 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: torch.convolution(x, torch.ones(8, 2, 3, 3), None, (1, 1), (0, 0), (1, 1), True, (0, 0), 1),
         "cannot import `aten.convolution`: it is a transposed or not a 2-D convolution",
     ),
+    "expanded output": (
+        lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 9, 12),
+        "cannot import `aten.expand`: it gives (8, 9, 12) for each image here, and the graph cannot express that",
+    ),
+    "expanded view": (
+        lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 9, 12).flatten(1),
+        "cannot import `aten.flatten`: it moves numbers that an `expand` repeats",
+    ),
+    "random": (
+        lambda x: x * torch.rand(8, 1, 1),
+        "cannot import `aten.rand`: it draws random numbers",
+    ),
     "indices": (
         lambda x: F.max_pool2d(x, 2, return_indices=True)[1] * 1.0,
         "cannot import `getitem`: it is a second result, such as the indices of a pool",
@@ -168,6 +180,34 @@ def test_a_branch_on_the_numbers(capfd: pytest.CaptureFixture[str]) -> None:
     )
     assert len(lines) == 4
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_branch_as_an_operator() -> None:
+    message = refused(lambda x: torch.cond(torch.tensor(True), lambda y: y + 1, lambda y: y * 2, (x,)), UnsupportedOp)
+    assert message.splitlines()[0] == (
+        "UnsupportedOp: cannot import `cond`: it chooses a branch by the numbers in a tensor"
+    )
+
+
+def test_lower_precision_is_refused() -> None:
+    def lower(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return F.conv2d(x, torch.ones(4, 8, 1, 1))
+
+    assert refused(lower, UnsupportedOp).splitlines()[0] == (
+        "UnsupportedOp: cannot import `wrap_with_autocast`: it computes in lower precision"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+def test_torchscript() -> None:
+    with pytest.raises(InputError) as caught:
+        import_module(torch.jit.trace(nn.ReLU(), torch.zeros(1, *SHAPE)), SHAPE, name="net")
+    assert str(caught.value) == (
+        "InputError: `net` is TorchScript, whose source torch.export cannot see\n"
+        "  expected a torch.nn.Module\n"
+        "  do       give the module that was scripted or traced"
+    )
 
 
 def test_an_input_of_another_shape() -> None:

@@ -272,6 +272,19 @@ rule("clamp_max", "clamp_max_")(lambda at, x, high: _clip(at, x, None, high))
 rule("leaky_relu", "leaky_relu_")(lambda at, x, slope: at.emit("leaky_relu", at.act(x), slope=float(slope)))
 
 
+@rule("prelu", "_prelu_kernel")
+def _prelu(at: Site, x: Entry, slope: Entry) -> str:
+    if not isinstance(slope, Const):
+        raise at.refuse("has a slope that is not constant")
+    name = at.act(x)
+    if slope.tensor.numel() == 1:
+        return at.emit("leaky_relu", name, slope=float(slope.tensor))
+    shape = (1, -1, *(1,) * (len(at.shape(name)) - 2))
+    slopes = at.const(Const(slope.tensor.reshape(shape), slope.name), "weight")
+    negative = at.emit("mul", at.emit("clip", name, lo=None, hi=0.0), slopes)
+    return at.emit("add", at.emit("clip", name, lo=0.0, hi=None), negative)
+
+
 @rule("gelu", "gelu_")
 def _gelu(at: Site, x: Entry, approximate: str) -> str:
     if approximate != "none":

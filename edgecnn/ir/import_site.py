@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, fx
 
 from edgecnn.errors import InputError, UnsupportedOp
+from edgecnn.ir.exported import TRACED_BATCH
 from edgecnn.ir.graph import BATCH, Graph, Op, Source, Value
 from edgecnn.ir.movement import Move, per_image, plan
 from edgecnn.ir.ops import OPS, infer_shape
-
-TRACED_BATCH = 3
-"""The batch a net is exported with; activations must keep it as their leading dimension."""
 
 
 @dataclass(frozen=True, eq=False)
