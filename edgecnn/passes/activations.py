@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgecnn.ir.graph import Graph, Note, Op
-from edgecnn.ir.ops import NO_CLIP, attrs_of
 from edgecnn.passes.affine import LAYERS, Affine, Refused, absorb, fold_after, layers_behind, set_clip
 
 UNIT = (0.0, 1.0)
@@ -34,8 +33,6 @@ def _fold_hard_sigmoid(graph: Graph, gate: Op) -> tuple[Graph, str]:
     layer = graph.makers.get(source)
     if layer is None or layer.kind not in LAYERS:
         raise Refused(f"`{source}` is " + (f"made by {layer.kind}" if layer else "an input of the graph"))
-    if attrs_of(layer)["clip"] != NO_CLIP:
-        raise Refused(f"`{source}` has an activation of its own, {attrs_of(layer)['clip']}")
     sixth = Affine.uniform(graph.shape(layer.inputs[1])[0], scale=1 / 6, shift=1 / 2)
     [(layer, affine)] = layers_behind(graph, source, sixth, reader=gate)
     edit = graph.edit()
