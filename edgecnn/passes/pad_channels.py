@@ -17,7 +17,7 @@ import numpy as np
 
 from edgecnn.ir.graph import Array, Editor, Graph, Note, Op
 from edgecnn.ir.ops import attrs_of
-from edgecnn.passes.shuffle_onehot import is_depthwise
+from edgecnn.passes.shuffle_onehot import is_dense, is_depthwise
 
 RULE = "pad_channels"
 
@@ -95,20 +95,19 @@ class _Spaces:
 
     def _mixes_channels(self, op: Op) -> bool:
         """Whether every output channel sums over all input channels with weights."""
-        dense = op.kind == "conv" and attrs_of(op)["groups"] == 1
-        return dense or (op.kind == "linear" and len(self.graph.shape(op.output)) == 2)
+        if op.kind == "linear":
+            return len(self.graph.shape(op.output)) == 2 and self.graph.value(op.inputs[1]).is_const
+        return is_dense(self.graph, op)
 
     def _keeps_channels(self, op: Op) -> bool:
         """Whether output channel k comes from channel k of the inputs, and numbers in new channels are harmless."""
         shapes = [self.graph.shape(name) for name in (*op.inputs, op.output)]
         if op.kind in ("add", "sub", "mul"):
-            return all(len(s) > 1 and s[1] == shapes[-1][1] for s in shapes) and not self._reads_constant(op)
+            joined = self.graph.activations(op) == op.inputs
+            return joined and all(len(s) > 1 and s[1] == shapes[-1][1] for s in shapes)
         if op.kind in ("flatten", "reshape"):
             return all(s[1] == prod(s[1:]) for s in shapes)
         return op.kind in CHANNELWISE or (op.kind == "pad" and not isinstance(attrs_of(op)["value"], tuple))
-
-    def _reads_constant(self, op: Op) -> bool:
-        return len(self.graph.activations(op)) < len(op.inputs)
 
     def _same(self, op: Op) -> None:
         for name in self.graph.activations(op):
@@ -119,7 +118,9 @@ class _Spaces:
 
     def _settle(self) -> None:
         """Speaks of spaces instead of values, and keeps a concat's inputs where its output must keep its width."""
-        self.fixed = {self.root(name): why for name, why in self.fixed.items()}
+        of_values, self.fixed = self.fixed, {}
+        for name, why in of_values.items():
+            self._fix(self.root(name), why)
         self.wanted = {self.root(name) for name in self.wanted}
         makers: dict[str, list[Op]] = {}
         for op in self.graph.ops:
@@ -167,19 +168,20 @@ def _layouts(graph: Graph, spaces: _Spaces, multiple: int, growth: float) -> tup
 
 def _widened(graph: Graph, edit: Editor, op: Op, layout: Callable[[str], _Layout | None]) -> Op:
     """`op` with its constants and attributes as the layouts of its input and output want them."""
-    made, read = layout(op.output), layout(op.inputs[0]) if op.inputs[0] in graph.makers else None
+    made, read = layout(op.output), layout(op.inputs[0])
     if op.kind == "reshape" and made:
         return op.with_attrs(shape=(op.attrs["shape"][0], made.channels, *op.attrs["shape"][2:]))
     if op.kind not in ("conv", "linear") or not (made or read):
         return op
     depthwise = is_depthwise(graph, op)
-    weight, *bias = (graph.const(name) for name in op.inputs[1:])
+    weight, *bias = op.inputs[1:]
+    data = graph.const(weight)
     if read and not depthwise:
-        weight = _scattered(weight, read, axis=1)
+        data = _scattered(data, read, axis=1)
     if made:
-        weight, bias = _scattered(weight, made, axis=0), [_scattered(b, made, axis=0) for b in bias]
-    names = [edit.const(name, data) for name, data in zip(op.inputs[1:], (weight, *bias), strict=True)]
-    new = replace(op, inputs=(op.inputs[0], *names))
+        data = _scattered(data, made, axis=0)
+        bias = [edit.const(name, _scattered(graph.const(name), made, axis=0)) for name in bias]
+    new = replace(op, inputs=(op.inputs[0], edit.const(weight, data), *bias))
     return new.with_attrs(groups=made.channels) if depthwise and made else new
 
 

@@ -51,12 +51,18 @@ def shuffle_onehot(graph: Graph) -> tuple[Graph, list[Note]]:
 
 
 def is_depthwise(graph: Graph, op: Op) -> bool:
-    """Whether `op` is a convolution of each channel with one filter of its own."""
-    return op.kind == "conv" and attrs_of(op)["groups"] == graph.shape(op.output)[1] == graph.shape(op.inputs[0])[1]
+    """Whether `op` is a convolution of each channel with one constant filter of its own."""
+    channels = graph.shape(op.inputs[0])[1]
+    return _is_layer(graph, op) and attrs_of(op)["groups"] == channels == graph.shape(op.output)[1]
 
 
-def _is_dense(op: Op) -> bool:
-    return op.kind == "conv" and attrs_of(op)["groups"] == 1
+def is_dense(graph: Graph, op: Op) -> bool:
+    """Whether `op` is a convolution of all channels with constant filters."""
+    return _is_layer(graph, op) and attrs_of(op)["groups"] == 1 and not is_depthwise(graph, op)
+
+
+def _is_layer(graph: Graph, op: Op) -> bool:
+    return op.kind == "conv" and all(graph.value(name).is_const for name in op.inputs[1:])
 
 
 def _obstacle(graph: Graph, shuffle: Op) -> str | None:
@@ -70,9 +76,9 @@ def _obstacle(graph: Graph, shuffle: Op) -> str | None:
             if user.kind in ("slice", "channel_shuffle") and user.attrs.get("axis", 1) == 1:
                 todo.append((user.output, whole and user.kind == "channel_shuffle"))
             elif is_depthwise(graph, user) and whole:
-                if any(not _is_dense(u) for u in graph.users[user.output]) or user.output in graph.outputs:
+                if any(not is_dense(graph, u) for u in graph.users[user.output]) or user.output in graph.outputs:
                     return f"what follows `{user.name}` cannot read channels in another order"
-            elif not _is_dense(user) and not (user.kind == "concat" and user.attrs["axis"] == 1):
+            elif not is_dense(graph, user) and not (user.kind == "concat" and user.attrs["axis"] == 1):
                 return f"`{user.name}` ({user.kind}) cannot read channels in another order"
     return None
 
@@ -92,7 +98,7 @@ def _rewrite(graph: Graph, edit: Editor, op: Op, views: dict[str, _View]) -> Non
         return
     seen = views[op.inputs[0]]
     weight = graph.const(op.inputs[1])
-    if _is_dense(op):
+    if is_dense(graph, op):
         folded = np.zeros((weight.shape[0], graph.shape(seen.stored)[1], *weight.shape[2:]), np.float32)
         folded[:, seen.index] = weight
         constants = [edit.const(op.inputs[1], folded), *op.inputs[2:]]
