@@ -236,34 +236,34 @@ def test_scales_that_xnnpack_does_not_take_are_computed_in_float_and_noted() -> 
 # ---- refusals
 
 
-def test_an_int8_gelu_is_refused_with_its_place_and_what_to_do() -> None:
-    graph = quantised(graph_of("8,5,5", "gelu(x)"))
-    placed = replace(graph.ops[0], source=Source("blocks.3.act", "my_net.py:71"))
+@pytest.mark.parametrize("target", ["tflite-int8", "tflite-fp32"])
+def test_a_form_that_has_no_operator_is_refused_with_its_place_and_what_to_do(target: str) -> None:
+    graph = graph_of("4,9,9", "max_pool(x) kernel=(3,3) stride=(1,1) dilation=(2,2)")
+    placed = replace(graph.ops[0], source=Source("blocks.3.pool", "my_net.py:71"))
     graph = Graph(graph.name, (placed,), graph.values, graph.inputs, graph.outputs)
     with pytest.raises(UnsupportedOp) as caught:
-        emitted(graph)
+        emitted(quantised(graph) if target == "tflite-int8" else graph, target=target)
     assert str(caught.value) == (
-        "UnsupportedOp: tflite-int8 cannot lower `gelu`\n"
-        "  at       my_net.py:71  (blocks.3.act)\n"
-        "  expected one of add, avg_pool, channel_shuffle, clip, concat, conv, flatten, global_pool, hard_sigmoid, "
-        "hard_swish, leaky_relu, linear, max_pool, mul, pad, reshape, sigmoid, silu, slice, softmax, sub, tanh, "
-        "transpose\n"
-        "  got      `y`: LiteRT does not delegate an int8 GELU, and a net cut in two loses more than int8 gains\n"
-        "  do       choose another activation (hard_swish is the fastest), export to a float target, or add a rule to "
-        "edgecnn/targets/tflite_ops.py"
+        f"UnsupportedOp: {target} cannot lower `max_pool`\n"
+        "  at       my_net.py:71  (blocks.3.pool)\n"
+        "  got      `y`: MAX_POOL_2D has no dilation\n"
+        "  do       replace the `max_pool`, or add a rule to edgecnn/targets/tflite_ops.py"
     )
-
-
-def test_a_dilated_max_pool_is_refused() -> None:
-    graph = graph_of("4,9,9", "max_pool(x) kernel=(3,3) stride=(1,1) dilation=(2,2)")
-    with pytest.raises(UnsupportedOp, match="MAX_POOL_2D has no dilation"):
-        emitted(graph, target="tflite-fp32")
 
 
 def test_a_batch_norm_that_no_pass_folded_is_refused() -> None:
     graph = graph_of("4,3,3", "batch_norm(x, g[4], b[4], m[4], v[4]) eps=1e-05")
-    with pytest.raises(UnsupportedOp, match="run the target's passes before emitting"):
+    with pytest.raises(UnsupportedOp) as caught:
         emitted(graph, target="tflite-fp32")
+    assert str(caught.value) == (
+        "UnsupportedOp: tflite-fp32 cannot lower `batch_norm`\n"
+        "  at       ?  (top level)\n"
+        "  expected one of add, avg_pool, channel_shuffle, clip, concat, conv, flatten, gelu, global_pool, "
+        "hard_sigmoid, hard_swish, leaky_relu, linear, max_pool, mul, pad, reshape, sigmoid, silu, slice, softmax, "
+        "sub, tanh, transpose\n"
+        "  got      `y`: the pass `fold_batchnorm` turns it into a convolution before\n"
+        "  do       run the target's passes before emitting"
+    )
 
 
 def test_an_unknown_value_of_a_setting_is_refused() -> None:

@@ -27,7 +27,7 @@ from edgecnn.targets.tflite_file import Model, Tensor, serialize
 from edgecnn.targets.tflite_gate import gated_maps
 from edgecnn.targets.tflite_limits import operator_limit
 from edgecnn.targets.tflite_lower import Lowering, NotLowered
-from edgecnn.targets.tflite_ops import RULES, UNSUPPORTED_INT8, lower
+from edgecnn.targets.tflite_ops import RULES, lower
 
 HALF_PRECISION = {"reduced_precision_support": b"fp16accfp16"}
 """The metadata by which XNNPACK runs a float32 file in half precision on cores that have it, and in float on others."""
@@ -70,19 +70,16 @@ def _lower(low: Lowering, op: Op, target: str) -> None:
     try:
         lower(low, op)
     except NotLowered as refusal:
-        kinds = sorted(set(RULES) - (set(UNSUPPORTED_INT8) if low.integer else set()))
         raise UnsupportedOp(
             f"{target} cannot lower `{op.kind}`",
             where=str(op.source),
-            expected="one of " + ", ".join(kinds),
+            expected=None if op.kind in RULES else "one of " + ", ".join(sorted(RULES)),
             got=f"`{op.output}`: {refusal}",
-            do=REMEDIES.get(op.kind, "or add a rule to edgecnn/targets/tflite_ops.py"),
+            do=REMEDIES.get(op.kind, f"replace the `{op.kind}`, or add a rule to edgecnn/targets/tflite_ops.py"),
         ) from None
 
 
 REMEDIES = {
-    "gelu": "choose another activation (hard_swish is the fastest), export to a float target, "
-    "or add a rule to edgecnn/targets/tflite_ops.py",
     "batch_norm": "run the target's passes before emitting",
 }
 

@@ -37,11 +37,6 @@ UNSUPPORTED: dict[str, str] = {
 }
 """Kinds without a rule, and why."""
 
-UNSUPPORTED_INT8: dict[str, str] = {
-    "gelu": "LiteRT does not delegate an int8 GELU, and a net cut in two loses more than int8 gains",
-}
-"""Kinds without an int8 rule, and why."""
-
 UNARY: dict[str, tuple[str, dict[str, Any]]] = {
     "sigmoid": ("LOGISTIC", {}),
     "tanh": ("TANH", {}),
@@ -50,9 +45,9 @@ UNARY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Kinds that are one operator without attributes."""
 
-ISLANDS = frozenset({"hard_swish", "hard_sigmoid", "tanh", "leaky_relu", "softmax", "silu"})
+ISLANDS = frozenset({"hard_swish", "hard_sigmoid", "tanh", "gelu", "leaky_relu", "softmax", "silu"})
 """Kinds that run as float islands in int8 nets: XNNPACK makes tables of the unary ones, and their own int8 kernels are
-not delegated (HARD_SWISH) or round their slopes to 8 bits (LEAKY_RELU)."""
+not delegated (HARD_SWISH, GELU) or round their slopes to 8 bits (LEAKY_RELU)."""
 
 
 def lower(low: Lowering, op: Op) -> None:
@@ -62,9 +57,8 @@ def lower(low: Lowering, op: Op) -> None:
         NotLowered: there is no rule for it, or the rule does not know this form.
     """
     low.begin(op)
-    reason = UNSUPPORTED.get(op.kind) or (UNSUPPORTED_INT8.get(op.kind) if low.integer else None)
-    if reason or op.kind not in RULES:
-        raise NotLowered(reason or "there is no rule for it")
+    if op.kind not in RULES:
+        raise NotLowered(UNSUPPORTED.get(op.kind, "there is no rule for it"))
     if low.integer and runs_as_float(low, op):
         low.begin(op, as_float=True)
     low.bind(op.output, RULES[op.kind](low, op))
