@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgecnn.ir.from_torch import import_module
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.reference import run
-from edgecnn.ir.text import dumps
+from edgecnn.ir.text import dumps, parse
 
 SHAPE = (8, 9, 12)
 Kinds = list[str]
@@ -301,6 +301,16 @@ def test_an_assembled_weight_is_a_constant() -> None:
 def test_importing_twice_gives_the_same_text() -> None:
     net = Net()
     assert dumps(import_module(net, SHAPE, name="net")) == dumps(import_module(net, SHAPE, name="net"))
+
+
+def test_any_names_make_legal_text() -> None:
+    net = nn.Sequential()
+    net.add_module("first layer-1", nn.Conv2d(8, 4, 1))
+    net.add_module("first layer_1", nn.Conv2d(4, 4, 1))
+    graph = import_module(net, SHAPE, name="my net (small)")
+    assert graph.name == "my_net__small)"
+    assert [op.output for op in graph.ops] == ["first_layer_1", "first_layer_1_2"]
+    assert dumps(parse(dumps(graph))) == dumps(graph)
 
 
 def test_the_module_is_left_as_it_was() -> None:

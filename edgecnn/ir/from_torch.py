@@ -7,8 +7,10 @@ evaluated here, chains of views are left to `ir.movement`, and hand-written acti
 from __future__ import annotations
 
 import operator
+import re
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ def import_module(module: nn.Module, input_shape: tuple[int, ...], *, name: str)
         program = export(module, input_shape, name=name)
         with torch.no_grad():
             graph = _Walk(program, name).graph()
-    graph = recognise(graph)
+    graph = recognise(replace(graph, name=re.sub(r"[\s(]", "_", name)))
     verify(graph)
     return graph
 
@@ -145,7 +147,7 @@ class _Walk:
         self._must_keep_the_batch(site, leaves)
         try:
             entry = RULES[name](site, *self._arguments(node))
-        except ValueError as error:  # a rule of shape of the graph said no
+        except (ValueError, IndexError) as error:  # a shape rule of the graph said no
             raise site.refuse(f"does not fit the graph ({error})") from error
         self._must_have_the_shape(site, entry)
         return entry
@@ -200,8 +202,8 @@ class _Walk:
 
     def _moved(self, site: Site, entry: Entry) -> Entry:
         node = site.node
-        others = pytree.tree_map(lambda a: a, (node.args[1:], node.kwargs))
-        if any(isinstance(a, fx.Node) for a in pytree.tree_leaves(others)):
+        args, kwargs = node.args[1:], node.kwargs
+        if any(isinstance(a, fx.Node) for a in pytree.tree_leaves((args, kwargs))):
             raise site.refuse("moves by numbers that depend on the image")
         if isinstance(entry, str):
             value = node.all_input_nodes[0].meta["val"]
@@ -211,7 +213,6 @@ class _Walk:
         # A view of a contiguous tensor; `reshape` also takes what has been permuted.
         if aten_name(node) in ("view", "_unsafe_view", "view_copy"):
             target = torch.ops.aten.reshape.default
-        args, kwargs = others
         base = entry if isinstance(entry, Moved) else Moved(site.act(entry))
         return base.then(lambda x: target(x, *args, **kwargs), site)
 
