@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ class Drawn:
         return self.rng.integers(-128, 128, (1, *graph.shape(name)[1:])).astype(np.int8)
 
 
-def coded(graph: Graph, parameters: dict[str, QParams]) -> Graph:
+def coded(graph: Graph, parameters: dict[str, QParams], *, powers_of_two: bool = False) -> Graph:
     """The graph with given parameters, and weights and biases coded as `assign` does it."""
     edit = graph.edit()
     for name, q in parameters.items():
@@ -112,6 +113,8 @@ def coded(graph: Graph, parameters: dict[str, QParams]) -> Graph:
             x, w, b = op.inputs
             s_x, s_y = parameters[x].scale, parameters[op.output].scale
             q = weight_q(graph.const(w), graph.const(b), float(s_x), float(s_y))
+            if powers_of_two:
+                q = replace(q, scale=np.exp2(np.ceil(np.log2(q.scale))).astype(np.float32))
             edit.set_q(w, q)
             edit.set_q(b, bias_q(np.float32(s_x), q))
     return edit.finish()
@@ -135,7 +138,7 @@ def one_op(line: str, seed: int, *, arguments: str = FEATURES) -> Graph:
 def test_convolutions(name: str, tmp_path: Path) -> None:
     for seed in range(ROUNDS):
         graph, drawn = one_op(PRODUCTS[name], seed), Drawn(seed)
-        graph = coded(graph, {"x": drawn.q(0.05), "y": drawn.q(0.06)})
+        graph = coded(graph, {"x": drawn.q(0.05), "y": drawn.q(0.06)}, powers_of_two=drawn.exact)
         assert differing(graph, drawn, tmp_path) == 0
 
 
@@ -143,7 +146,7 @@ def test_linear_layers(tmp_path: Path) -> None:
     for seed in range(ROUNDS):
         line = "y = linear(x, w[100,960], b[100])"
         graph, drawn = one_op(line, seed, arguments="x: [N,960]"), Drawn(seed)
-        graph = coded(graph, {"x": drawn.q(0.05), "y": drawn.q(0.06)})
+        graph = coded(graph, {"x": drawn.q(0.05), "y": drawn.q(0.06)}, powers_of_two=drawn.exact)
         assert differing(graph, drawn, tmp_path) == 0
 
 

@@ -3,6 +3,18 @@
 An op computes on codes when every activation and constant it reads, and its output, have parameters; otherwise it is
 part of a float island: its coded inputs are dequantised, it runs as `ir.reference` says, and a coded output is
 quantised. Codes are arrays in the type of their parameters, NCHW like the graph; values without parameters are float32.
+
+Against LiteRT 2.3 on x86 no code differs, op by op and from end to end. ONNX Runtime rounds some ops in another way:
+
+- convolution, linear, mul: the same arithmetic (exact sum or product, one float32 scale, half to even).
+- add: float32 sums rounded half to even, against 21-bit multipliers with halves up. A multiplier is off by at most
+  2**-21 of itself, so two terms of up to 2**8 codes move by at most 2**-12: a code differs, by one, only where the
+  exact sum is that close to a half.
+- global_pool, avg_pool: the zero point is added after rounding; differs by one code at exact halves.
+- hard_swish as clip and multiply, sigmoid by table: other float32 expressions of the same number, off by at most
+  2**-20 of 255 codes; differs by one code where the exact value is that close to a half.
+
+So per op no code is off by more than one, and few are off at all.
 """
 
 from __future__ import annotations

@@ -79,20 +79,35 @@ def _clip_error(x: Array, n: Array) -> Callable[[Array], Array]:
     return error
 
 
+CLIPPED = 0.0001
+"""The largest share of numbers that `entropy` lets saturate.
+
+Without a bound it cuts the tails of swish-like activations, because no even spread over a level fits their mass near
+zero: the logits of a randomly weighted EfficientNet-B0 fall from 17 to 10 dB."""
+
+
 @ESTIMATORS.register("entropy")
 def entropy(stats: Stats) -> tuple[float, float]:
     """The interval whose 256 levels keep the distribution best (least Kullback-Leibler divergence).
 
-    The candidates are [max(min, -t), min(max, t)] for 64 thresholds t. Numbers outside a candidate count at its ends;
-    a level spreads its mass evenly over its bins that are not empty.
+    The candidates are [max(min, -t), min(max, t)] for 58 thresholds t. Numbers outside a candidate count at its ends;
+    a level spreads its mass evenly over its bins that are not empty. The bin of zero takes the mean of its neighbours:
+    what a ReLU puts there is coded exactly in every candidate, and would otherwise outweigh everything else. No
+    candidate lets more than the share `CLIPPED` of the numbers saturate.
 
     Source: S. Migacz, 8-bit inference with TensorRT, GTC 2017.
     """
     x, n = stats.histogram.centers, stats.histogram.counts.astype(np.float64)
+    zero = -stats.histogram.first
+    if 0 <= zero < len(n):
+        beside = [n[i] for i in (zero - 1, zero + 1) if 0 <= i < len(n)]
+        n[zero] = np.mean(beside) if beside else n[zero]
     extent = max(-stats.min, stats.max)
     best = (np.inf, stats.min, stats.max)
     for share in np.arange(64, 7, -1) / 64:
         lo, hi = max(stats.min, -extent * share), min(stats.max, extent * share)
+        if n[(x < lo) | (x > hi)].sum() > CLIPPED * n.sum():
+            break
         divergence = _divergence(x, n, lo, hi)
         if divergence < best[0]:
             best = (divergence, lo, hi)
