@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tiny_models
+from onnx import TensorProto, helper, numpy_helper
 
 from edgecnn.coverage import Coverage, coverage_of, gate
 from edgecnn.errors import CheckFailed, InputError
@@ -200,6 +202,20 @@ def test_bad_files(tmp_path: Path) -> None:
         coverage_of(tmp_path / "bad.onnx")
     with pytest.raises(InputError, match="no engine runs"):
         coverage_of(tmp_path / "net.bin")
+
+
+def test_a_model_whose_free_sizes_cannot_be_one(tmp_path: Path) -> None:
+    """Height and width are free and the net flattens them into a fixed number of features."""
+    weight = numpy_helper.from_array(np.zeros((12, 2), np.float32), "w")
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "test", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "n.onnx")
+    with pytest.raises(InputError) as caught:
+        coverage_of(tmp_path / "n.onnx")
+    assert caught.value.what.startswith("ONNX Runtime failed: ")
+    assert caught.value.do == "free input sizes are taken as 1; if the model needs more, fix them when you export it"
 
 
 def test_shares_of_an_artifact_without_multiply_adds() -> None:

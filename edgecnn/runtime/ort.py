@@ -28,6 +28,8 @@ DTYPES = {
 }
 """ONNX Runtime's names of element types, as numpy's."""
 
+FREE_SIZES = "free input sizes are taken as 1; if the model needs more, fix them when you export it"
+
 
 def import_engine() -> Any:
     """The module `onnxruntime`.
@@ -112,7 +114,7 @@ class OrtSession:
         except Exception as error:
             raise EngineFailed(
                 f"ONNX Runtime failed: {_first_line(error)}",
-                do="if the model leaves input sizes free, give them: " + ", ".join(s.name for s in self.inputs),
+                do=FREE_SIZES,
             ) from error
 
     def outputs_now(self) -> List[Array]:
@@ -160,5 +162,8 @@ def run_as_written(path: str, arrays: Mapping[str, "Array"]) -> Dict[str, "Array
     chosen.graph_optimization_level = engine.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = create(engine, path, chosen)
     names = [output.name for output in session.get_outputs()]
-    results = session.run(names, dict(arrays))
+    try:
+        results = session.run(names, dict(arrays))
+    except Exception as error:
+        raise EngineFailed(f"ONNX Runtime failed: {_first_line(error)}", where=path, do=FREE_SIZES) from error
     return {name: results[i] for i, name in enumerate(names)}
