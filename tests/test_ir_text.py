@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -155,9 +158,21 @@ of shape (4, 5, 3, 3)
     "x: int8 zero=1": """InputError: the scale is missing
   at       line 2 of the graph: x: int8 zero=1
   expected scale=NUMBER, or a tuple with axis=AXIS""",
-    "x: int8 axis=1 scale=(1.0,2.0)": """InputError: `x` has 2 scales
+    "x: int8 axis=1 scale=(1.0,2.0)": """InputError: the parameters of `x` do not fit its shape [N,3,8,8]
   at       line 2 of the graph: x: int8 axis=1 scale=(1.0,2.0)
-  expected one for each of 3""",
+  expected one positive scale for each index of axis 1""",
+    "x: int8 scale=-1e999": """InputError: the parameters of `x` do not fit its shape [N,3,8,8]
+  at       line 2 of the graph: x: int8 scale=-1e999
+  expected one positive scale""",
+    "x: int8 scale=(1.0,2.0)": """InputError: the parameters of `x` do not fit its shape [N,3,8,8]
+  at       line 2 of the graph: x: int8 scale=(1.0,2.0)
+  expected one positive scale""",
+    "y = conv(x, w[4,3,9,9])": """InputError: `y` is not a legal conv: nothing is left of its input, the shape is \
+(-1, 4, 0, 0)
+  at       line 2 of the graph: y = conv(x, w[4,3,9,9])""",
+    "y = conv(x, w[4,3,3,3]) stride=(0,0)": """InputError: `y` is not a legal conv: an attribute is not of the \
+right form
+  at       line 2 of the graph: y = conv(x, w[4,3,3,3]) stride=(0,0)""",
 }
 
 
@@ -166,6 +181,16 @@ def test_a_wrong_line_is_named(line: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(f"{HEAD}  {line}\n  return y\n}}\n")
     assert str(caught.value) == CASES[line]
+
+
+@given(st.sampled_from(sorted(TEXTS)), st.randoms(use_true_random=False))
+def test_damaged_text_is_refused_and_never_crashes(name: str, random: Random) -> None:
+    text = dumps(with_random_q(parse(TEXTS[name])))
+    for _ in range(random.randint(1, 3)):
+        at = random.randrange(len(text))
+        text = text[:at] + random.choice(["", "(", ")", "[", "=", ",", ":", "0", "-", ".", "x", " "]) + text[at + 1 :]
+    with contextlib.suppress(InputError):
+        assert dumps(parse(text))  # a harmless change, such as another digit, is still a graph
 
 
 @pytest.mark.parametrize(

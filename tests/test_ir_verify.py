@@ -38,6 +38,9 @@ BROKEN = {
     "op `s` \\(add\\): the shape is \\(-1, 1\\), the rule of its kind gives \\(-1, 8, 10, 10\\)": lambda g: replace(
         g, values={**g.values, "s": Value("s", (-1, 1))}
     ),
+    "op `y` \\(max_pool\\): nothing is left of its input, the shape is \\(-1, 8, 0, 0\\)": lambda g: with_op(
+        g, 3, kind="max_pool", inputs=("s",), attrs={"kernel": (11, 11), "stride": (1, 1)}
+    ),
     "output `q` is made by no op": lambda g: replace(g, outputs=("q",)),
     "input `x` of shape \\(1, 8, 10, 10\\) does not begin with the batch": lambda g: replace(
         g, values={**g.values, "x": Value("x", (1, 8, 10, 10))}

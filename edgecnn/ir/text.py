@@ -226,7 +226,7 @@ class _Parser:
             shape = infer_shape(Graph("", (), self.values, (), ()), op)
             values = {**self.values, name: Value(name, shape)}
             verify(Graph("", (op,), values, tuple(n for n, v in self.values.items() if not v.is_const), (name,)))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
             raise self._error(f"`{name}` is not a legal {kind}: {self._reason(op, error)}") from error
         self.ops.append(op)
         self.values = values
@@ -241,7 +241,7 @@ class _Parser:
             return f"{' and '.join(missing)} must be given"
         if not isinstance(error, ValueError) or "unpack" in str(error):  # a tuple of another length, or no tuple
             return "an attribute is not of the right form"
-        return str(error)
+        return str(error).removeprefix(f"op `{op.output}` ({op.kind}): ")
 
     def _operand(self, kind: str, index: int, part: str) -> str:
         match = _OPERAND.fullmatch(part.strip())
@@ -303,18 +303,26 @@ class _Parser:
         given = self._attrs(rest, [*_QUANT_KEYS], f"`{dtype}`")
         if "scale" not in given:
             raise self._error("the scale is missing", expected="scale=NUMBER, or a tuple with axis=AXIS")
-        scale = np.asarray(given["scale"], np.float32)
-        axis = given.get("axis")
-        shape = self.values[name].shape
-        if scale.shape != (() if axis is None else (shape[axis],)):
+        try:
+            self.quants[name] = _qparams(cast(IntType, dtype), given, self.values[name].shape)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            axis = given.get("axis")
             raise self._error(
-                f"`{name}` has {scale.size} scales",
-                expected="one" if axis is None else f"one for each of {shape[axis]}",
-            )
-        zero = np.broadcast_to(np.asarray(given.get("zero", 0), np.int32), scale.shape).copy()
-        info = np.iinfo(dtype)
-        qmin, qmax = given.get("qmin", int(info.min)), given.get("qmax", int(info.max))
-        self.quants[name] = QParams(scale, zero, cast(IntType, dtype), axis, qmin, qmax)
+                f"the parameters of `{name}` do not fit its shape {_shape_text(self.values[name].shape)}",
+                expected="one positive scale" if axis is None else f"one positive scale for each index of axis {axis}",
+            ) from error
+
+
+def _qparams(dtype: IntType, given: Mapping[str, Any], shape: tuple[int, ...]) -> QParams:
+    with np.errstate(over="ignore"):
+        scale = np.asarray(given["scale"], np.float32)
+    axis = given.get("axis")
+    if scale.shape != (() if axis is None else (shape[axis],)) or not np.all((scale > 0) & np.isfinite(scale)):
+        raise ValueError("one positive scale, or as many as the axis is long")
+    zero = np.broadcast_to(np.asarray(given.get("zero", 0), np.int32), scale.shape).copy()
+    info = np.iinfo(dtype)
+    qmin, qmax = given.get("qmin", int(info.min)), given.get("qmax", int(info.max))
+    return QParams(scale, zero, dtype, axis, int(qmin), int(qmax))
 
 
 def _did_you_mean(name: str, known: Any) -> str | None:

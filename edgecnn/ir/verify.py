@@ -45,5 +45,7 @@ def _verify_op(graph: Graph, op: Op, known: set[str]) -> None:
         shape = infer_shape(graph, op)
     except ValueError as error:
         raise ValueError(f"{here}: {error}") from error
+    if any(size < 1 for size in shape[1:]):
+        raise ValueError(f"{here}: nothing is left of its input, the shape is {shape}")
     if shape != graph.shape(op.output):
         raise ValueError(f"{here}: the shape is {graph.shape(op.output)}, the rule of its kind gives {shape}")
