@@ -76,7 +76,7 @@ class _Tally:
         self.sum_max += float(highs.sum())
         self.min, self.max = min(self.min, float(lows.min())), max(self.max, float(highs.max()))
         # The step is odd, so that on images of even width it does not stay on the same columns.
-        step = max(1, flat.shape[1] // SAMPLE) | 1 if flat.shape[1] > SAMPLE else 1
+        step = (flat.shape[1] // SAMPLE) | 1
         fresh = _histogram(flat[:, ::step], float(lows.min()), float(highs.max()))
         self.histogram = fresh if self.histogram is None else self.histogram.merge(fresh)
 
