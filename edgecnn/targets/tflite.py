@@ -79,9 +79,8 @@ def _lower(low: Lowering, op: Op, target: str) -> None:
         ) from None
 
 
-REMEDIES = {
-    "batch_norm": "run the target's passes before emitting",
-}
+REMEDIES = {"batch_norm": "run the target's passes before emitting"}
+"""What to do about a kind, where there is something better than to add a rule."""
 
 
 def _bind_input(low: Lowering, name: str) -> Tensor:

@@ -163,8 +163,8 @@ def _can_pair(low: Lowering, op: Op, x: Tensor) -> bool:
     """Whether the first layer may read pixels in pairs: `stem=auto` (all cores), `pair` or `plain`.
 
     On x86 pairs are faster, on A72, A76 and i8mm cores 0.1 to 11 % fewer instructions, on A53 0.3 to 1 % more. `armv8`
-    stands for A53 and A72 alike; what A72 gains (2 to 9 %) outweighs what A53 loses, so it is paired too. In float pairs
-    only lose (x86, 16 channels at 224x224: 0.16 to 0.23 ms).
+    stands for A53 and A72 alike; what A72 gains (2 to 9 %) outweighs what A53 loses, so it is paired too. In float
+    pairs only lose (x86, 16 channels at 224x224: 0.16 to 0.23 ms).
     """
     a = attrs_of(op)
     fits = x.shape[3] == 3 and x.shape[2] % 2 == 0 and a["stride"] == (2, 2) and a["dilation"] == (1, 1)

@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from edgecnn.ir.graph import Graph, Op, QParams
+from edgecnn.ir.graph import Array, Graph, Op, QParams
 from edgecnn.ir.ops import NO_CLIP, attrs_of
 from edgecnn.targets.tflite_file import Tensor
 from edgecnn.targets.tflite_lower import Constant, Lowering
@@ -57,31 +57,32 @@ def gated_conv(low: Lowering, op: Op) -> Tensor:
     assert pair is not None  # `gated_maps` holds only such products
     x, gate = (low.read(name) for name in pair)
     batch, height, width, channels = x.shape
-    weight, y = low.graph.const(op.inputs[1])[:, :, 0, 0], low.output()
-    scale = float(np.abs(weight).max()) / 127
-    q = QParams.per_tensor(scale, 0, qmin=-127)
-    stored = low.store(Constant(q.quantize(weight)[None], q), "weight")
-    gated_q = QParams.per_tensor(scale * max(map(abs, _range(gate))))
-    gated = Tensor(low.unique(f"{op.output}/gated"), (batch, *weight.shape), "int8", gated_q)
-    low.emit("MUL", [low.reshape(gate, (batch, 1, channels)), stored], gated, fused_activation_function=0)
+    weight = _gated_weight(low, low.reshape(gate, (batch, 1, channels)), low.graph.const(op.inputs[1])[:, :, 0, 0])
+    rows, y = low.reshape(x, (batch, height * width, channels)), low.output()
+    low.note("gate_in_weight", did=True, why=f"{height * width} pixels, {y.shape[3]} output channels")
+    return low.reshape(_product(low, rows, weight, low.graph.const(op.inputs[2]), y), y.shape, y)
 
-    rows = low.reshape(x, (batch, height * width, channels))
-    bias = low.graph.const(op.inputs[2])
-    low_end, high_end = _range(y)
-    product_q = _covering(low_end - float(bias.max()), high_end - float(bias.min()))
-    product = Tensor(low.unique(f"{op.output}/product"), (batch, height * width, len(weight)), "int8", product_q)
-    low.emit("BATCH_MATMUL", [rows, gated], product, adj_x=False, adj_y=True)
+
+def _gated_weight(low: Lowering, gate: Tensor, w_oi: Array) -> Tensor:
+    """W * g for each image of the batch: one scale for all, zero point 0, as BATCH_MATMUL wants its right side."""
+    scale = float(np.abs(w_oi).max()) / 127
+    q = QParams.per_tensor(scale, 0, qmin=-127)
+    weight = low.store(Constant(q.quantize(w_oi)[None], q), "weight")
+    gated_q = QParams.per_tensor(scale * max(abs(bound) for bound in _range(gate)))
+    gated = Tensor(low.unique(f"{low.op.output}/gated"), (gate.shape[0], *w_oi.shape), "int8", gated_q)
+    return low.emit("MUL", [gate, weight], gated, fused_activation_function=0)
+
+
+def _product(low: Lowering, rows: Tensor, weight: Tensor, bias: Array, y: Tensor) -> Tensor:
+    """rows @ weight.T + bias in the codes of `y`, as rows; the product alone needs a range of its own."""
+    lo, hi = _range(y)
+    q = _covering(lo - float(bias.max()), hi - float(bias.min()))
+    shape = (*rows.shape[:2], weight.shape[1])
+    product = Tensor(low.unique(f"{low.op.output}/product"), shape, "int8", q)
+    low.emit("BATCH_MATMUL", [rows, weight], product, adj_x=False, adj_y=True)
     bias_q = QParams.per_tensor(max(float(np.abs(bias).max()), 1e-6) / 127, 0, qmin=-127)
     offset = low.store(Constant(bias_q.quantize(bias)[None, None], bias_q), "bias")
-    added = low.like(y, product.shape, "rows")
-    low.emit(
-        "ADD",
-        [product, offset],
-        added,
-        fused_activation_function=0,
-    )
-    low.note("gate_in_weight", did=True, why=f"{height * width} pixels, {len(weight)} output channels")
-    return low.reshape(added, y.shape, y)
+    return low.emit("ADD", [product, offset], low.like(y, shape, "rows"), fused_activation_function=0)
 
 
 def _range(tensor: Tensor) -> tuple[float, float]:
