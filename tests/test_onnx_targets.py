@@ -155,3 +155,26 @@ def test_the_float_target_keeps_real_numbers_throughout() -> None:
     data = target.emit(graph, EmitOptions(batch=2)).data
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(op_types(checked(data)))
     np.testing.assert_allclose(execute(data, x)[0], run(graph, x)[0], rtol=0, atol=2e-4)
+
+
+def het(channels: int, size: int) -> Graph:
+    c = channels
+    return parse(
+        f"""graph het(x: [N,{c},{size},{size}]) {{
+          g = conv(x, wg[{c},{c // 4},3,3], bg[{c}]) pad=(1,1,1,1) groups=4
+          p = conv(x, wp[{c},{c},1,1], bp[{c}])
+          y = add(g, p) clip=(0.0,None)
+          return y
+        }}"""
+    )
+
+
+def test_a_heterogeneous_convolution_takes_the_form_that_is_fast_at_its_size(int8: Target) -> None:
+    narrow, _ = run_passes(het(64, 32), int8.passes("x86", {}))
+    assert [op.kind for op in narrow.ops] == ["conv"]
+    wide, notes = run_passes(het(256, 28), int8.passes("x86", {}))
+    assert [op.kind for op in wide.ops].count("slice") == 4
+    assert "P=4 as split; expected: dense 1565 us, split 817 us" in [n.why for n in notes]
+    for cpu, settings in (("armv8", {}), ("x86", {"hetconv_form": "grouped"})):
+        kept, _ = run_passes(het(64, 32), int8.passes(cpu, settings))
+        assert [op.kind for op in kept.ops] == ["conv", "conv", "add"]

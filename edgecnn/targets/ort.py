@@ -7,6 +7,7 @@ Every choice below was measured; `facts/runtimes.md` sections 3 and 6.3 hold the
 - Depthwise channels are padded to multiples of 16: the fast depthwise kernel has no other form.
 - On x86 only: the stem reads 2x2 blocks of pixels as channels (`onnx_stem`), and linear layers run as 1x1 convolutions,
   whose kernel is 2-4 times faster for one row than that of QGemm.
+- A heterogeneous convolution is split or dense on x86 (`ort_hetconv`), grouped on ARM.
 - ShuffleNet's shuffles are folded into weights, except on cores without dot product, where moving bytes costs less than
   multiplying them by one.
 """
@@ -27,10 +28,11 @@ from edgecnn.passes.standard import STANDARD
 from edgecnn.quant.scheme import ORT_S8, ORT_U8, Scheme
 from edgecnn.targets import onnx
 from edgecnn.targets.onnx_writer import Form
+from edgecnn.targets.ort_hetconv import fastest_hetconv
 from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
 
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "hetconv_form": ("grouped", "split", "dense"),
+    "hetconv_form": ("auto", "grouped", "split", "dense"),
     "stem": ("auto", "fold", "pad", "plain"),
     "pad_channels": ("auto", "16", "32", "off"),
     "shuffle": ("auto", "fold", "transpose"),
@@ -40,7 +42,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """The settings of both targets with their legal values, the default first."""
 
 MEANING: dict[str, str] = {
-    "hetconv_form": "how a heterogeneous convolution runs: as grouped and pointwise, split, or one dense convolution",
+    "hetconv_form": "how a heterogeneous convolution runs: grouped and pointwise, split, or dense; auto: the fastest",
     "stem": "fold: the first convolution reads 2x2 blocks as channels; pad: it reads four channels; auto: fold on x86",
     "pad_channels": "depthwise channels are padded to a multiple of this; auto: 16",
     "shuffle": "channel shuffles: fold them into weights, or transpose; auto: fold, but not on armv8",
@@ -70,7 +72,9 @@ def int8_scheme(cpu: Cpu) -> Scheme:
 
 def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites before measuring: the standard ones, then the forms that integer kernels are fast in."""
-    passes: list[Pass] = [*float_passes(cpu, settings), fold_hard_sigmoid]
+    form = setting(settings, "hetconv_form")
+    fastest = form == "auto" and cpu == "x86"
+    passes: list[Pass] = [*STANDARD, fastest_hetconv if fastest else _hetconv(form), fold_hard_sigmoid]
     if setting(settings, "silu") == "int8":
         passes.append(split_silu)
     shuffle = setting(settings, "shuffle")
@@ -87,8 +91,12 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
 
 def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites of the float target: ONNX Runtime fuses the rest by itself."""
-    form = setting(settings, "hetconv_form")
-    return (*STANDARD, hetconv(form))  # type: ignore[arg-type]  # `setting` has checked it
+    return (*STANDARD, _hetconv(setting(settings, "hetconv_form")))
+
+
+def _hetconv(form: str) -> Pass:
+    # Grouped is fastest in float, and on ARM in either precision.
+    return hetconv("grouped" if form == "auto" else form)  # type: ignore[arg-type]  # `setting` has checked it
 
 
 def emit_int8(graph: Graph, options: EmitOptions) -> Emitted:
