@@ -10,6 +10,8 @@ import traceback
 
 from edgecnn.errors import EdgecnnError
 
+INTERRUPTED = "interrupted; nothing was left half-written"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code; `EDGECNN_DEBUG=1` adds tracebacks."""
@@ -23,13 +25,15 @@ def main(argv: list[str] | None = None) -> int:
         _debug()
         return _fail(str(error), error.exit_code, as_json=as_json)
     except (KeyboardInterrupt, EOFError):
-        return _fail("interrupted; nothing was left half-written", 130, as_json=as_json)
+        return _fail(INTERRUPTED, 130, as_json=as_json)
     except BrokenPipeError:
         # The reader of a pipe went away (`edgecnn list nets | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         return _unexpected(error, as_json=as_json)
+    if code == 130:  # typer catches the interrupt itself
+        return _fail(INTERRUPTED, 130, as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -54,7 +58,7 @@ def _usage(error: Exception, *, as_json: bool) -> int:
     code = getattr(error, "exit_code", 2)
     show = getattr(error, "show", None)
     if type(error).__name__ == "Abort":
-        return _fail("interrupted; nothing was left half-written", 130, as_json=as_json)
+        return _fail(INTERRUPTED, 130, as_json=as_json)
     if type(error).__name__ == "NoArgsIsHelpError":  # it has printed the help already
         return 2
     if as_json:

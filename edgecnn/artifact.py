@@ -119,18 +119,20 @@ class Artifact:
             EnvironmentFailure: the folder cannot be written.
         """
         refuse_existing(path, manifest_path(path), overwrite=overwrite)
-        manifest = {
-            "manifest_version": MANIFEST_VERSION,
-            "file": path.name,
-            "sha256": sha256_of(data),
-            "size_bytes": len(data),
-            **manifest,
-        }
+        text = canonical_json(
+            {
+                "manifest_version": MANIFEST_VERSION,
+                "file": path.name,
+                "sha256": sha256_of(data),
+                "size_bytes": len(data),
+                **manifest,
+            }
+        )
         with contextlib.suppress(FileNotFoundError):
             manifest_path(path).unlink()  # an old manifest must never vouch for a new file
         atomic_write(path, data)
-        atomic_write(manifest_path(path), canonical_json(manifest))
-        return Artifact(path, manifest)
+        atomic_write(manifest_path(path), text)
+        return Artifact(path, json.loads(text))
 
     @staticmethod
     def open(path: str | Path) -> Artifact:

@@ -177,9 +177,11 @@ def check(
     )
     with closing(open_session(artifact)) as session:
         if quantized is None:
-            found = np.concatenate([feed(session, after, x, options=options) for x in batches(images, options.batch)])
+            found = np.concatenate(
+                [feed(session, after, x, options=options, nhwc=target.nhwc) for x in batches(images, options.batch)]
+            )
             return replace(parity, artifact_error=relative_error(found[: len(images)], rewritten))
-        parity = _against_integers(parity, session, quantized, after, images, options)
+        parity = _against_integers(parity, session, quantized, after, images, options, nhwc=target.nhwc)
     if per_op:
         parity = replace(parity, ops=tuple(op_differences(target, quantized, images[:1], cpu_options=options)))
     return parity
@@ -192,16 +194,14 @@ def batches(images: Array, size: int) -> Iterator[Array]:
         yield np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), 0)]) if len(piece) < size else piece
 
 
-def to_artifact(x_nchw: Array, shape: tuple[int, ...]) -> Array:
-    """`x_nchw` in the artifact's layout, told by its shape (NHWC if the channels stand last)."""
-    if x_nchw.ndim == 4 and tuple(x_nchw.shape[1:]) != tuple(shape[1:]):
-        return np.ascontiguousarray(x_nchw.transpose(0, 2, 3, 1))
-    return np.ascontiguousarray(x_nchw)
+def to_artifact(x_nchw: Array, *, nhwc: bool) -> Array:
+    """`x_nchw` in the artifact's layout."""
+    return np.ascontiguousarray(x_nchw.transpose(0, 2, 3, 1) if nhwc and x_nchw.ndim == 4 else x_nchw)
 
 
-def from_artifact(y: Array, shape: tuple[int, ...]) -> Array:
+def from_artifact(y: Array, shape: tuple[int, ...], *, nhwc: bool) -> Array:
     """An output of the artifact in the graph's layout; `shape` is the graph's (batch first)."""
-    if len(shape) == 4 and y.ndim == 4 and tuple(y.shape[1:]) != tuple(shape[1:]):
+    if nhwc and len(shape) == y.ndim == 4:
         y = y.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(y).reshape((-1, *shape[1:]))
 
@@ -214,7 +214,7 @@ def as_dtype(q: QParams, dtype: str) -> QParams:
     return QParams.per_tensor(float(q.scale), int(q.zero_point) + by, "uint8" if dtype == "uint8" else "int8")
 
 
-def feed(session: Session, graph: Graph, x_nchw: Array, *, options: EmitOptions) -> Array:
+def feed(session: Session, graph: Graph, x_nchw: Array, *, options: EmitOptions, nhwc: bool) -> Array:
     """One call of the artifact on real input: quantised as the input's parameters say, output in real numbers."""
     spec, name = session.inputs[0], graph.inputs[0]
     x = x_nchw
@@ -222,16 +222,23 @@ def feed(session: Session, graph: Graph, x_nchw: Array, *, options: EmitOptions)
         q = graph.value(name).q
         assert q is not None  # an artifact with integer input comes from a quantised graph
         x = as_dtype(q, options.input_type).quantize(x_nchw)
-    y = session.run([to_artifact(x, tuple(spec.shape))])[0]
+    y = session.run([to_artifact(x, nhwc=nhwc)])[0]
     if session.outputs[0].dtype != "float32":
         q = graph.value(graph.outputs[0]).q
         assert q is not None  # an artifact with integer output comes from a quantised graph
         y = as_dtype(q, session.outputs[0].dtype).dequantize(y)
-    return from_artifact(y, graph.shape(graph.outputs[0]))
+    return from_artifact(y, graph.shape(graph.outputs[0]), nhwc=nhwc)
 
 
 def _against_integers(
-    parity: Parity, session: Session, quantized: Graph, after: Graph, images: Array, options: EmitOptions
+    parity: Parity,
+    session: Session,
+    quantized: Graph,
+    after: Graph,
+    images: Array,
+    options: EmitOptions,
+    *,
+    nhwc: bool,
 ) -> Parity:
     name, output = quantized.inputs[0], quantized.outputs[0]
     real: dict[str, Array] = {}
@@ -250,7 +257,9 @@ def _against_integers(
     ]
     q_out = quantized.value(output).q
     expected = np.concatenate([c if q_out is None else q_out.dequantize(c) for c in codes])
-    found = np.concatenate([feed(session, quantized, x, options=options) for x in batches(images, options.batch)])
+    found = np.concatenate(
+        [feed(session, quantized, x, options=options, nhwc=nhwc) for x in batches(images, options.batch)]
+    )
     found = found[: len(images)]
     step = float(q_out.scale) if q_out is not None else 0.0
     same = found.reshape(len(images), -1).argmax(1) == expected.reshape(len(images), -1).argmax(1)
@@ -302,10 +311,8 @@ def _op_difference(
     inputs = {n: codes[n][:1] for n in single.inputs}
     expected = apply_codes(graph, op, [codes[n][:1] if n in codes else graph.value(n).codes for n in op.inputs])
     with closing(open_session(path)) as session:
-        found = session.run(
-            [to_artifact(inputs[n], tuple(s.shape)) for n, s in zip(single.inputs, session.inputs, strict=True)]
-        )
-    got = from_artifact(found[0], graph.shape(op.output)).astype(np.int64)
+        found = session.run([to_artifact(inputs[n], nhwc=target.nhwc) for n in single.inputs])
+    got = from_artifact(found[0], graph.shape(op.output), nhwc=target.nhwc).astype(np.int64)
     off = np.abs(got - expected.astype(np.int64))
     return OpDifference(
         op.name, op.kind, str(op.source), float((off == 0).mean()), float((off <= 1).mean()), int(off.max())

@@ -368,8 +368,13 @@ class _Line:
     def _coverage(self, draft: Path) -> coverage_module.Coverage:
         with self.stages.stage("coverage") as stage:
             found = coverage_module.coverage_of(draft)
-            coverage_module.gate(found, threshold=self.options.min_coverage)
             stage.outcome = f"{100 * found.macs_share:.1f} % of the multiply-adds in the fast path"
+            if self.cpu == local_cpu():
+                coverage_module.gate(found, threshold=self.options.min_coverage)
+            else:
+                # What this machine's engine makes of another core's artifact (ONNX Runtime on x86 runs int8
+                # activations in float) says nothing about that core.
+                stage.outcome += f" of this machine ({local_cpu()}); meant for {self.cpu}, so not judged"
         return found
 
 

@@ -115,7 +115,7 @@ def build_manifest(
         },
         "weights": source.weights.to_json(),
         "input": {
-            "layout": "NHWC" if target.runtime == "litert" else "NCHW",
+            "layout": "NHWC" if target.nhwc else "NCHW",
             "meaning": f"raw {channels} pixels, 0-255"
             if embedded
             else f"normalised {channels}: (pixel / 255 - mean) / std",

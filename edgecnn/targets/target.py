@@ -68,5 +68,10 @@ class Target:
     emit: Callable[[Graph, EmitOptions], Emitted]
     settings: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def nhwc(self) -> bool:
+        """Whether the artifact's images are NHWC (TFLite) instead of NCHW (ONNX)."""
+        return self.runtime == "litert"
+
 
 TARGETS: Registry[Target] = Registry("target")
