@@ -108,13 +108,24 @@ def test_every_kind_of_reader_sees_its_channels_in_order(body: str) -> None:
     assert folded.outputs == graph.outputs
 
 
-def test_an_order_that_must_be_made_is_noted() -> None:
-    graph = exact(f"graph g(x: [N,12,4,4]) {{\n{READERS['a grouped convolution']}  return y\n}}")
+@pytest.mark.parametrize(
+    ("body", "left", "why"),
+    [
+        (READERS["a grouped convolution"], ["channel_shuffle", "conv"], "s_ordered: {} a shuffle in 2 groups"),
+        ("  s = channel_shuffle(x) groups=6\n  y = slice(s) axis=1 start=1 stop=2\n", ["slice"], "y: {} a slice"),
+        (
+            "  s = channel_shuffle(x) groups=6\n  y = slice(s) axis=1 start=0 stop=2\n",
+            ["slice", "slice", "concat"],
+            "y: {} 2 runs of channels",
+        ),
+    ],
+)
+def test_an_order_that_must_be_made_is_noted(body: str, left: list[str], why: str) -> None:
+    graph = exact(f"graph g(x: [N,12,4,4]) {{\n{body}  return y\n}}")
     folded, notes = fold_channel_shuffle(graph)
-    assert kinds(folded) == ["channel_shuffle", "conv"]
-    assert str(notes[-1]) == (
-        "fold_channel_shuffle: left s_ordered: read in its logical order, which takes a shuffle in 2 groups"
-    )
+    assert_same(graph, folded)
+    assert kinds(folded) == left
+    assert str(notes[-1]) == f"fold_channel_shuffle: left {why.format('read in its logical order, which takes')}"
 
 
 def test_runs_are_the_channels_again() -> None:

@@ -66,6 +66,7 @@ ONE_OP = [
     ("8,5,5", "mul(x, c[1,5,5]) clip=(0.0,6.0)"),
     ("8,5,5", "mul(x, x) clip=(0.0,0.5)"),
     ("8", "add(x, c[8])"),
+    ("8,5,5", "concat(x) axis=1"),
     ("8,5,5", "concat(x, x) axis=1"),
     ("8,5,5", "concat(x, x, x, x, x, x, x) axis=2"),
     ("8,5,5", "slice(x) axis=1 start=3 stop=8"),

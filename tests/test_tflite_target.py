@@ -269,3 +269,5 @@ def test_a_batch_norm_that_no_pass_folded_is_refused() -> None:
 def test_an_unknown_value_of_a_setting_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown value of the setting stem `pairs`"):
         emitted(quantised(parse(TINY)), settings={"stem": "pairs"})
+    with pytest.raises(UsageError, match="unknown value of the setting se `matmuls`"):
+        TARGETS["tflite-int8"].passes("x86", {"se": "matmuls"})

@@ -174,8 +174,11 @@ class _Fold:
         if groups and count == self.channels_of(view.source):
             self.ops.append(Op(RULED, (view.source,), name, {"groups": groups[0]}))
             why = f"a shuffle in {groups[0]} groups"
+        elif len(wanted := runs(view.channels)) == 1:
+            self.ops.append(Op("slice", (view.source,), name, {"axis": 1, "start": wanted[0][0], "stop": wanted[0][1]}))
+            why = "a slice"
         else:
-            pieces = tuple(self.piece(view.source, *run, name) for run in runs(view.channels))
+            pieces = tuple(self.piece(view.source, start, stop, name) for start, stop in wanted)
             self.ops.append(Op("concat", pieces, name, {"axis": 1}))
             why = f"{len(pieces)} runs of channels"
         self.notes.append(Note(RULE, name, False, f"read in its logical order, which takes {why}"))

@@ -47,8 +47,7 @@ def emit(graph: Graph, options: EmitOptions, *, target: str, metadata: Mapping[s
     Raises:
         UnsupportedOp: an op has no TFLite form; the error names its place in the user's program.
     """
-    for name in SETTINGS:
-        setting(options.settings, name)
+    _check(options.settings)
     low = Lowering(graph, options)
     low.absorbed = absorbed_pads(graph) | gated_maps(graph, options.settings)
     inputs = {title: _bind_input(low, name) for title, name in _titles(graph.inputs, "input").items()}
@@ -158,6 +157,11 @@ def setting(settings: Mapping[str, str], name: str) -> str:
     return value
 
 
+def _check(settings: Mapping[str, str]) -> None:
+    for name in SETTINGS:
+        setting(settings, name)
+
+
 def int8_scheme(cpu: Cpu) -> Scheme:
     """int8 activations on every core."""
     return LITERT
@@ -173,7 +177,12 @@ def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
 
 
 def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
-    """The rewrites before measuring: those of the float targets, then the activations that int8 has in other forms."""
+    """The rewrites before measuring: those of the float targets, then the activations that int8 has in other forms.
+
+    Raises:
+        UsageError: the value of a setting is not legal, also of one that only emitting needs.
+    """
+    _check(settings)
     return (*float_passes(cpu, settings), fold_hard_sigmoid, split_silu)
 
 

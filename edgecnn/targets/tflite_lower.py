@@ -209,8 +209,10 @@ class Lowering:
         return self.emit("SLICE", [tensor, self.integers(begin, "begin"), self.integers(output.shape, "size")], output)
 
     def concat(self, tensors: Sequence[Tensor], axis: int, output: Tensor | None = None) -> Tensor:
-        """The tensors one after the other along `axis`, at most four per operator."""
+        """The tensors one after the other along `axis`, at most four per operator; one alone is itself."""
         parts = list(tensors)
+        if len(parts) == 1:
+            return parts[0]
         while len(parts) > MAX_CONCAT_INPUTS:
             # The two neighbours whose copy costs least are joined first.
             at = min(range(len(parts) - 1), key=lambda i: parts[i].shape[axis] + parts[i + 1].shape[axis])
@@ -241,8 +243,7 @@ class Lowering:
             return self.pad_zeros(tensor, [(0, 0), (top, bottom), (left, right), (0, 0)])
         for axis, before, after in ((2, left, right), (1, top, bottom)):
             parts = [self._strip(tensor, axis, n, channels) if n else None for n in (before, after)]
-            whole = [p for p in (parts[0], tensor, parts[1]) if p is not None]
-            tensor = self.concat(whole, axis) if len(whole) > 1 else tensor
+            tensor = self.concat([p for p in (parts[0], tensor, parts[1]) if p is not None], axis)
         return tensor
 
     def _strip(self, tensor: Tensor, axis: int, size: int, channels: Array) -> Tensor:
