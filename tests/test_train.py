@@ -120,8 +120,21 @@ def test_the_rate_rises_linearly_and_falls_to_almost_nothing(digits: Dataset) ->
     assert 0 < rates[3] < 0.001
 
 
+def test_a_step_is_no_longer_than_the_gradient_may_be(digits: Dataset) -> None:
+    # One step of plain descent from rest: Nesterov's first step is 1.9 times the rate times the gradient.
+    settings = TrainSettings(
+        epochs=1, batch_size=1024, lr=1.0, warmup_epochs=0, weight_decay=0, max_grad_norm=0.001, label_smoothing=0
+    )
+    module, before = tiny_net(), tiny_net()
+    rate = train_net(module, digits, settings=settings).history[0].lr
+    pairs = zip(module.parameters(), before.parameters(), strict=True)
+    moved = torch.cat([(a - b).detach().flatten() for a, b in pairs]).norm()
+    # Weights below 0.5 hold a move to 2^-26 and there are 10,000 of them: 100 * 2^-26 < 2e-6.
+    assert float(moved) == pytest.approx(1.9 * rate * 0.001, abs=2e-6)
+
+
 def test_a_diverging_loss_names_its_step(digits: Dataset) -> None:
-    settings = TrainSettings(epochs=2, batch_size=64, lr=1e30, warmup_epochs=0)
+    settings = TrainSettings(epochs=2, batch_size=64, lr=1e30, warmup_epochs=0, max_grad_norm=1e9)
     with pytest.raises(CheckFailed) as caught:
         trained(digits, settings=settings)
     lines = str(caught.value).splitlines()

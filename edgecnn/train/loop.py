@@ -138,6 +138,7 @@ class _Trainer:
         loss = self.loss(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
         return loss.item(), int((logits.detach().argmax(1) == labels).sum())
 

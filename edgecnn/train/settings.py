@@ -20,6 +20,8 @@ class TrainSettings(Settings):
         warmup_epochs: epochs over which the rate rises linearly from near zero.
         weight_decay: on weights of convolutions and linear layers; never on biases and batch norm.
         label_smoothing: share of each label spread over all classes.
+        max_grad_norm: longer gradients (Euclidean norm over all parameters) are scaled down to this. Without it, one
+            early step may throw the weights far out, where batch norm hides their size but training hardly moves them.
         augment: name of a random change of the training images (`edgecnn.train.augment.AUGMENTATIONS`).
     """
 
@@ -30,4 +32,5 @@ class TrainSettings(Settings):
     warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_grad_norm: Annotated[float, Field(gt=0)] = 2.0
     augment: Literal["none", "digits", "cifar"] = "none"
