@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import UsageError
@@ -56,7 +56,27 @@ def reporting_stages() -> Stages:
             f"  {s.name:<10} {'up to date' if s.skipped else f'{s.seconds:6.2f} s  '}  {escape(s.outcome)}".rstrip()
         ),
         on_note=lambda text: console.print(f"  [yellow]note[/yellow]       {escape(text)}"),
+        on_bytes=download_bar(console),
     )
+
+
+def download_bar(console: Console) -> Callable[[int, int | None], None]:
+    """A callback that shows a progress bar from the first byte to the last."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    bar = Progress(
+        "  download  ", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console
+    )
+    task = bar.add_task("weights", total=None)
+
+    def update(done: int, total: int | None) -> None:
+        if done == 0 or not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+        if total is not None and done >= total:
+            bar.stop()
+
+    return update
 
 
 def pairs(values: Sequence[str], *, option: str) -> dict[str, str]:

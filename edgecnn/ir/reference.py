@@ -1,7 +1,7 @@
 """The meaning of every op in real numbers: the definition that passes, emitters and the integer reference answer to.
 
-`FLOAT` maps a kind to a function of (attributes, input tensors) in PyTorch; `run` executes a graph with it. Differentiable,
-so that `ir.module` trains with the same definitions. The integer meaning of a quantised graph is in `ir.quantized`.
+`FLOAT` maps a kind to a function of (attributes, input tensors) in PyTorch; `run` executes a graph with it. These are
+differentiable, so `ir.module` trains with the same definitions. The integer meaning of a graph is in `ir.quantized`.
 """
 
 from __future__ import annotations

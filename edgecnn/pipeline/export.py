@@ -121,6 +121,7 @@ def export(
                 seed=options.seed,
                 input_shape=options.input_shape,
                 options=options.net_options,
+                on_bytes=stages.on_bytes,
             )
             stage.outcome = f"{source.name}, weights: {source.weights.kind}"
     else:

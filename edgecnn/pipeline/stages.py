@@ -38,11 +38,13 @@ class Stages:
         on_stage: called as a stage ends.
         on_start: called with the name as a stage begins.
         on_note: called with anything the user should read.
+        on_bytes: called with (bytes so far, bytes in all or None) during a download.
     """
 
     on_stage: OnStage | None = None
     on_start: OnStart | None = None
     on_note: Callable[[str], None] | None = None
+    on_bytes: Callable[[int, int | None], None] | None = None
     done: list[Stage] = field(default_factory=list)
 
     @contextmanager
