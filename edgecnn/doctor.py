@@ -122,7 +122,7 @@ def cpu_finding(facts: CpuFacts) -> Finding:
     except BadRequest as problem:
         return Finding("processor", "warn", f"{facts.model}, {facts.machine}", problem.do)
     text = f"{facts.model}, {facts.cores} cores, --cpu {kind}: {features}"
-    if kind == "x86" and not {"avx512_vnni", "avx_vnni"} & set(facts.features):
+    if kind.startswith("x86") and not {"avx512_vnni", "avx_vnni"} & set(facts.features):
         return Finding("processor", "warn", text, "int8 gains less without VNNI; compare with a float target by bench")
     if kind == "armv8":
         return Finding(

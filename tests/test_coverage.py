@@ -178,7 +178,7 @@ def test_the_gate_names_the_float_remainder(tmp_path: Path) -> None:
 def test_depthwise_channels_that_miss_the_fast_kernel_are_remarked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_inspect, "kind_of", lambda facts: "x86")
+    monkeypatch.setattr(onnx_inspect, "kind_of", lambda facts: "x86-amx")
     fine = coverage_of(tiny_models.onnx_int8(tmp_path / "fine.onnx"))
     assert fine.execution.remarks == ()
     odd = coverage_of(tiny_models.onnx_int8(tmp_path / "odd.onnx", channels=24))

@@ -59,7 +59,7 @@ def prepared(target: Target, cpu, **settings: str) -> Graph:
 def test_activations_are_uint8_but_on_cores_with_dot_product_alone(int8: Target) -> None:
     assert int8.scheme is not None
     types = {cpu: int8.scheme(cpu).act_dtype for cpu in CPUS}
-    assert types == {"x86": "uint8", "armv8": "uint8", "armv8-dot": "int8", "armv8-i8mm": "uint8"}
+    assert types == {"x86": "uint8", "x86-amx": "uint8", "armv8": "uint8", "armv8-dot": "int8", "armv8-i8mm": "uint8"}
 
 
 @pytest.mark.parametrize("cpu", CPUS)

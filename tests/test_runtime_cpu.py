@@ -51,6 +51,7 @@ def test_cpuinfo_without_anything() -> None:
     [
         ("x86_64", ("avx2",), "x86"),
         ("amd64", (), "x86"),
+        ("x86_64", ("avx512_vnni", "amx_int8"), "x86-amx"),
         ("aarch64", (), "armv8"),
         ("aarch64", ("asimddp",), "armv8-dot"),
         ("arm64", ("asimddp", "i8mm"), "armv8-i8mm"),

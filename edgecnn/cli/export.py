@@ -15,7 +15,7 @@ def export(
     target: Annotated[str, typer.Option("--target", "-t", help="One of `edgecnn list targets`.")] = "tflite-int8",
     cpu: Annotated[
         str | None,
-        typer.Option(help="The core it is for: x86, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
+        typer.Option(help="The core it is for: x86, x86-amx, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
     ] = None,
     weights: Annotated[
         str | None,

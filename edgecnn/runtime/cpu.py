@@ -120,7 +120,7 @@ def _sysctl(name: str) -> str:
 
 
 def local_cpu() -> str:
-    """The kind of core a lowering is chosen by: `x86`, `armv8`, `armv8-dot` or `armv8-i8mm`.
+    """The kind of core a lowering is chosen by: `x86`, `x86-amx`, `armv8`, `armv8-dot` or `armv8-i8mm`.
 
     Raises:
         BadRequest: the processor is neither x86 nor 64-bit ARM.
@@ -131,12 +131,12 @@ def local_cpu() -> str:
 def kind_of(facts: CpuFacts) -> str:
     """The kind of core `facts` describe; see `local_cpu`."""
     if facts.machine in X86_MACHINES:
-        return "x86"
+        return "x86-amx" if "amx_int8" in facts.features else "x86"
     if facts.machine in ARM_MACHINES:
         if "i8mm" in facts.features:
             return "armv8-i8mm"
         return "armv8-dot" if "asimddp" in facts.features else "armv8"
     raise BadRequest(
         f"no lowering is known for a processor of kind `{facts.machine}`",
-        do="name the kind of the device's core with --cpu x86, armv8, armv8-dot or armv8-i8mm",
+        do="name the kind of the device's core with --cpu x86, x86-amx, armv8, armv8-dot or armv8-i8mm",
     )

@@ -73,7 +73,7 @@ def int8_scheme(cpu: Cpu) -> Scheme:
 def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites before measuring: the standard ones, then the forms that integer kernels are fast in."""
     form = setting(settings, "hetconv_form")
-    fastest = form == "auto" and cpu == "x86"
+    fastest = form == "auto" and cpu.startswith("x86")
     passes: list[Pass] = [*STANDARD, fastest_hetconv if fastest else _hetconv(form), fold_hard_sigmoid]
     if setting(settings, "silu") == "int8":
         passes.append(split_silu)
@@ -81,7 +81,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     if shuffle == "fold" or (shuffle == "auto" and cpu != "armv8"):
         passes.append(shuffle_onehot)
     linear = setting(settings, "linear")
-    if linear == "conv" or (linear == "auto" and cpu == "x86"):
+    if linear == "conv" or (linear == "auto" and cpu.startswith("x86")):
         passes.append(linear_to_conv)
     multiple = setting(settings, "pad_channels")
     if multiple != "off":
@@ -103,7 +103,7 @@ def emit_int8(graph: Graph, options: EmitOptions) -> Emitted:
     """The QDQ model of a quantised graph for the core in `options`."""
     stem = setting(options.settings, "stem")
     if stem == "auto":
-        stem = "fold" if options.cpu == "x86" else "plain"
+        stem = "fold" if options.cpu.startswith("x86") else "plain"
     form = Form(stem=stem)  # type: ignore[arg-type]  # `setting` has checked it
     return onnx.emit(graph, options, form=form)
 

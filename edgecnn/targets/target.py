@@ -10,9 +10,9 @@ from edgecnn.ir.graph import Graph, Note, Pass
 from edgecnn.quant.scheme import Scheme
 from edgecnn.registry import Registry
 
-Cpu = Literal["x86", "armv8", "armv8-dot", "armv8-i8mm"]
-CPUS: tuple[Cpu, ...] = ("x86", "armv8", "armv8-dot", "armv8-i8mm")
-"""The kinds of core that decide a lowering: x86 with VNNI; ARMv8 without dot product, with it, with int8 matmul."""
+Cpu = Literal["x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm"]
+CPUS: tuple[Cpu, ...] = ("x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm")
+"""The kinds of core that decide a lowering: x86 with VNNI, and with AMX; ARMv8 plain, with dot product, with i8mm."""
 
 IoType = Literal["int8", "uint8", "float32"]
 

@@ -132,6 +132,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "se": ("mul", "matmul"),
     "shuffle": ("fold", "transpose"),
     "stem": ("auto", "pair", "plain"),
+    "columns": ("auto", "off"),
 }
 """The settings with their legal values, the default first."""
 
@@ -139,9 +140,10 @@ MEANING: dict[str, str] = {
     "hetconv_form": "how a heterogeneous convolution runs: as grouped and pointwise, split, or one dense convolution",
     "se": "matmul: squeeze-and-excitation gates multiply weights, not maps: faster on x86, a little less accurate",
     "shuffle": "channel shuffles: folded into the weights around them, or left as TRANSPOSE",
-    "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: on every core",
+    "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: at least that, on every core",
+    "columns": "auto: on x86-amx, convolutions of few channels read several columns as channels; off: never",
 }
-INT8_SETTINGS = ("hetconv_form", "se", "shuffle", "stem")
+INT8_SETTINGS = ("hetconv_form", "se", "shuffle", "stem", "columns")
 FLOAT_SETTINGS = ("hetconv_form", "shuffle")
 
 

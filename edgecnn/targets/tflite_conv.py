@@ -1,4 +1,4 @@
-"""Convolutions for TFLite: padding, depthwise and grouped forms, and the pixel pairs of the first layer."""
+"""Convolutions for TFLite: padding, depthwise and grouped forms, and columns read as channels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecnn.ir.graph import Array, Graph, Op, QParams
 from edgecnn.ir.ops import attrs_of
+from edgecnn.targets.tflite_columns import Grouping, columns_together, repeated
 from edgecnn.targets.tflite_file import Tensor
 from edgecnn.targets.tflite_lower import Constant, Lowering, Pad
 from edgecnn.targets.tflite_schema import PADDINGS
@@ -66,8 +67,8 @@ def conv(low: Lowering, op: Op) -> Tensor:
     source, pad, fill = _source(low, op)
     x, weight = low.read(source), low.constant(op.inputs[1])
     window = Window(weight.data.shape[2:], a["stride"], pad, a["dilation"])
-    if source in low.graph.inputs and _can_pair(low, op, x):
-        return _paired_stem(low, op, x, weight, window, fill)
+    if (columns := columns_together(low, op, x, weight, window)) > 1:
+        return _columns_as_channels(low, op, x, weight, window, fill, columns)
     padding, rest = window.scheme(x.shape[1:3], low.shape(op.output)[1:3], same=fill == 0.0)
     x = low.pad_constant(x, rest, stored(x, fill))
     options = {**window.options(padding), **window.dilations}
@@ -100,9 +101,11 @@ def _convolve(
     *,
     version: int | None = None,
     shape: tuple[int, ...] | None = None,
+    bias: Constant | None = None,
 ) -> Tensor:
     """The operator `code` on a padded input and a laid-out weight, with the op's bias and activation."""
-    inputs = [x, low.store(weight, "weight"), low.store(_bias(low, op, x, weight), "bias")]
+    bias = bias or _bias(low, op, x, weight)
+    inputs = [x, low.store(weight, "weight"), low.store(bias, "bias")]
     return low.clipped(low.emit(code, inputs, low.output(shape), version=version, **options, **low.fused()))
 
 
@@ -121,6 +124,39 @@ def zero_bias(q: QParams, weight_scale: Array, channels: int) -> Constant:
     zeros = np.zeros(channels, np.int32)
     scale = np.broadcast_to(q.scale * weight_scale, channels)
     return Constant(zeros, QParams(scale, zeros, "int32", 0, -(2**31), 2**31 - 1))
+
+
+def _columns_as_channels(
+    low: Lowering,
+    op: Op,
+    x: Tensor,
+    weight: Constant,
+    window: Window,
+    fill: float | tuple[float, ...],
+    columns: int,
+) -> Tensor:
+    """The convolution over groups of `columns` columns read as channels; the same numbers (see `tflite_columns`)."""
+    batch, height, width, channels = x.shape
+    grouping = Grouping(columns, window.stride[1], window.pad[2], weight.data.shape[3])
+    top, bottom, _, _ = window.pad
+    groups = low.reshape(x, (batch, height, width // columns, columns * channels))
+    out = low.shape(op.output)
+    packed = (batch, out[1], out[2] // grouping.outputs, grouping.outputs * out[3])
+    # Right of the image as many groups are added as the last window reads.
+    window = Window((weight.data.shape[2], grouping.taps), (window.stride[0], 1), (top, bottom, -grouping.first, 0))
+    padding, rest = window.scheme(groups.shape[1:3], packed[1:3], same=fill == 0.0)
+    groups = low.pad_constant(groups, rest, np.tile(np.broadcast_to(stored(x, fill), channels), columns))
+    bias = repeated(_bias(low, op, x, weight), grouping.outputs)
+    kernel = repeated(Constant(grouping.kernel(weight.data), weight.q), grouping.outputs, data=False)
+    low.note(
+        "columns",
+        did=True,
+        why=f"{width} columns of {channels} channels read as {width // columns} of {columns * channels}",
+    )
+    options = {**window.options(padding), **window.dilations}
+    shape = packed if grouping.outputs > 1 else None
+    found = _convolve(low, op, "CONV_2D", groups, kernel, options, shape=shape, bias=bias)
+    return low.reshape(found, out)
 
 
 # -------------------------------------------------------------------------------------------------------- padding
@@ -154,43 +190,3 @@ def stored(x: Tensor, value: float | tuple[float, ...]) -> Array:
     """The numbers, as stored in a tensor like `x`, of a padding value or of one value per channel."""
     real = np.asarray(value, np.float32)
     return real if x.q is None else x.q.quantize(real)
-
-
-# ------------------------------------------------------------------------------------------------------ first layer
-
-
-def _can_pair(low: Lowering, op: Op, x: Tensor) -> bool:
-    """Whether the first layer may read pixels in pairs: `stem=auto` (all cores), `pair` or `plain`.
-
-    On x86 pairs are faster, on A72, A76 and i8mm cores 0.1 to 11 % fewer instructions, on A53 0.3 to 1 % more. `armv8`
-    stands for A53 and A72 alike; what A72 gains (2 to 9 %) outweighs what A53 loses, so it is paired too. In float
-    pairs only lose (x86, 16 channels at 224x224: 0.16 to 0.23 ms).
-    """
-    a = attrs_of(op)
-    fits = x.shape[3] == 3 and x.shape[2] % 2 == 0 and a["stride"] == (2, 2) and a["dilation"] == (1, 1)
-    return low.integer and fits and a["groups"] == 1 and low.settings.get("stem", "auto") != "plain"
-
-
-def _paired_stem(
-    low: Lowering, op: Op, x: Tensor, weight: Constant, window: Window, fill: float | tuple[float, ...]
-) -> Tensor:
-    """A stride-2 convolution of 3 channels as one of stride (2, 1) over pairs of pixels, 6 channels; the same numbers.
-
-    Tap kx of the kernel reads column 2 * ox + kx - left, which is pixel (kx - left) % 2 of pair ox + (kx - left) // 2.
-    """
-    batch, height, width, channels = x.shape
-    outputs, _, rows, columns = weight.data.shape
-    top, bottom, left, _ = window.pad
-    first, last = -left // 2, (columns - 1 - left) // 2
-    taps = np.zeros((outputs, rows, last - first + 1, 2, channels), weight.data.dtype)
-    for kx in range(columns):
-        pair, pixel = divmod(kx - left, 2)
-        taps[:, :, pair - first, pixel] = weight.data[:, :, :, kx].transpose(0, 2, 1)
-    paired = Constant(taps.reshape(outputs, rows, -1, 2 * channels), weight.q)
-    pairs = low.reshape(x, (batch, height, width // 2, 2 * channels))
-    # Right of the image as many pairs are added as the last window reads.
-    window = Window((rows, last - first + 1), (2, 1), (top, bottom, -first, 0))
-    padding, rest = window.scheme(pairs.shape[1:3], low.shape(op.output)[1:3], same=fill == 0.0)
-    pairs = low.pad_constant(pairs, rest, np.tile(np.broadcast_to(stored(x, fill), channels), 2))
-    low.note("pair_pixels", did=True, why=f"{width} columns of 3 channels read as {width // 2} of 6")
-    return _convolve(low, op, "CONV_2D", pairs, paired, {**window.options(padding), **window.dilations})
