@@ -34,7 +34,7 @@ class ExportTable(Settings):
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
     cpu: str | None = None
-    estimator: str = "mean-minmax"
+    estimator: str = "mse"
     max_drop: Annotated[float, Field(ge=0)] = 1.0
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from litert_runs import emitted, images, load, quantised
+from litert_runs import TARGETS, emitted, images, load, quantised
 
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.quantized import run_codes
 from edgecnn.ir.text import parse
+from edgecnn.passes.standard import run_passes
 from edgecnn.targets import tflite_columns
 from edgecnn.targets.tflite_columns import Grouping
 
@@ -86,3 +87,26 @@ def test_grouping_of_a_stem() -> None:
     kernel = pair.kernel(np.arange(3.0).reshape(1, 1, 1, 3))
     assert kernel.shape == (1, 1, 2, 2)
     assert kernel.reshape(-1).tolist() == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "part", "ops"),
+    [
+        (64, 32, 4, ["conv"]),
+        (256, 14, 16, ["conv"]),
+        (256, 28, 4, ["conv", "conv", "add"]),
+        (512, 14, 4, ["conv", "conv", "add"]),
+    ],
+)
+def test_heterogeneous_convolutions_take_the_form_that_was_faster(
+    channels: int, size: int, part: int, ops: list[str]
+) -> None:
+    graph = parse(
+        f"graph het(x: [N,{channels},{size},{size}]) {{\n"
+        f"  g = conv(x, w[{channels},{channels // part},3,3]) pad=(1,1,1,1) groups={part}\n"
+        f"  p = conv(x, v[{channels},{channels},1,1], b[{channels}])\n"
+        "  y = add(g, p)\n  return y\n}"
+    )
+    for cpu, kinds in (("x86-amx", ops), ("x86", ["conv", "conv", "add"])):
+        made, _ = run_passes(graph, TARGETS["tflite-int8"].passes(cpu, {}))
+        assert [op.kind for op in made.ops] == kinds

@@ -37,8 +37,8 @@ def export(
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
     ] = False,
     estimator: Annotated[
-        str, typer.Option(help="How ranges are chosen: mean-minmax, minmax, percentile, mse, entropy.")
-    ] = "mean-minmax",
+        str, typer.Option(help="How ranges are chosen: mse, mean-minmax, minmax, percentile, entropy.")
+    ] = "mse",
     input_type: Annotated[
         str | None,
         typer.Option(help="Element type of the input: int8, uint8 or float32. Default: the target's fastest."),

@@ -17,7 +17,7 @@ the tap that meets it is t = (pad - q) / dilation, the centre in the usual case.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
@@ -65,6 +65,20 @@ def find_hetconv(graph: Graph) -> list[HetConv]:
             except Refused:
                 continue  # an add of something else
     return found
+
+
+def cheapest_hetconv(
+    graph: Graph, cost: Callable[[Graph, HetConv], Mapping[Form, float]], *, unit: str
+) -> tuple[Graph, list[Note]]:
+    """The graph with each heterogeneous convolution in the form for which `cost` is least, and a note for each."""
+    notes = []
+    for layer in find_hetconv(graph):
+        costs = cost(graph, layer)
+        form = min(costs, key=lambda name: costs[name])
+        told = ", ".join(f"{name} {value:.0f}" for name, value in costs.items())
+        graph = REWRITES[form](graph, layer)
+        notes.append(Note(RULE, layer.sum.output, True, f"P={layer.part} as {form}; expected {unit}: {told}"))
+    return graph, notes
 
 
 def hetconv(form: Form) -> Pass:

@@ -72,7 +72,7 @@ class ExportOptions:
     calibration: str = "photos"
     calibration_images: int = 256
     skip_unreadable: bool = False
-    estimator: str = "mean-minmax"
+    estimator: str = "mse"
     input_type: str | None = None
     embed_normalization: bool = False
     batch: int = 1

@@ -29,7 +29,7 @@ def assign(
     ranges: Ranges,
     scheme: Scheme,
     *,
-    estimator: str = "mean-minmax",
+    estimator: str = "mse",
 ) -> tuple[Graph, list[Note]]:
     """`graph` with quantisation parameters on its values, and notes on what could not be as the scheme wants it.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from math import prod
 
 from edgecnn.ir.graph import Graph, Note
-from edgecnn.passes.hetconv import REWRITES, RULE, Form, HetConv, find_hetconv
+from edgecnn.passes.hetconv import Form, HetConv, cheapest_hetconv
 
 MACS_PER_US = {"dense": 300e3, "split": 250e3}
 TABLE_US_PER_PIXEL = 0.03
@@ -35,11 +35,4 @@ def cost_us(graph: Graph, layer: HetConv) -> dict[Form, float]:
 
 def fastest_hetconv(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with each heterogeneous convolution in its fastest form, and a note for each."""
-    notes = []
-    for layer in find_hetconv(graph):
-        costs = cost_us(graph, layer)
-        form = min(costs, key=lambda name: costs[name])
-        told = ", ".join(f"{name} {cost:.0f} us" for name, cost in costs.items())
-        graph = REWRITES[form](graph, layer)
-        notes.append(Note(RULE, layer.sum.output, True, f"P={layer.part} as {form}; expected: {told}"))
-    return graph, notes
+    return cheapest_hetconv(graph, cost_us, unit="us")

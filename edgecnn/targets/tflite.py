@@ -25,6 +25,7 @@ from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
 from edgecnn.targets.tflite_conv import absorbed_pads
 from edgecnn.targets.tflite_file import Model, Tensor, serialize
 from edgecnn.targets.tflite_gate import gated_maps
+from edgecnn.targets.tflite_hetconv import fastest_form
 from edgecnn.targets.tflite_limits import operator_limit
 from edgecnn.targets.tflite_lower import Lowering, NotLowered
 from edgecnn.targets.tflite_ops import RULES, lower
@@ -128,7 +129,7 @@ def _limits(low: Lowering) -> list[Note]:
 # -------------------------------------------------------------------------------------------------------- targets
 
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "hetconv_form": FORMS,
+    "hetconv_form": ("auto", *FORMS),
     "se": ("mul", "matmul"),
     "shuffle": ("fold", "transpose"),
     "stem": ("auto", "pair", "plain"),
@@ -137,7 +138,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """The settings with their legal values, the default first."""
 
 MEANING: dict[str, str] = {
-    "hetconv_form": "how a heterogeneous convolution runs: as grouped and pointwise, split, or one dense convolution",
+    "hetconv_form": "how a heterogeneous convolution runs: as grouped and pointwise, split, or one dense convolution; "
+    "auto: grouped, in int8 on x86-amx by a cost model",
     "se": "matmul: squeeze-and-excitation gates multiply weights, not maps: faster on x86, a little less accurate",
     "shuffle": "channel shuffles: folded into the weights around them, or left as TRANSPOSE",
     "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: at least that, on every core",
@@ -171,8 +173,13 @@ def int8_scheme(cpu: Cpu) -> Scheme:
 
 def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites of every TFLite target: whatever XNNPACK has a better form for, and no channel moved for nothing."""
+    return _passes(settings, auto=hetconv("grouped"))
+
+
+def _passes(settings: Mapping[str, str], *, auto: Pass) -> tuple[Pass, ...]:
     form = setting(settings, "hetconv_form")
-    passes: list[Pass] = [*STANDARD, hetconv(form), linear_to_conv]  # type: ignore[arg-type]  # `setting` has checked it
+    forms = auto if form == "auto" else hetconv(form)  # type: ignore[arg-type]  # `setting` has checked it
+    passes: list[Pass] = [*STANDARD, forms, linear_to_conv]
     if setting(settings, "shuffle") == "fold":
         passes.append(fold_channel_shuffle)
     return tuple(passes)
@@ -185,7 +192,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
         UsageError: the value of a setting is not legal, also of one that only emitting needs.
     """
     _check(settings)
-    return (*float_passes(cpu, settings), fold_hard_sigmoid, split_silu)
+    return (*_passes(settings, auto=fastest_form(cpu)), fold_hard_sigmoid, split_silu)
 
 
 def _described(names: tuple[str, ...]) -> dict[str, str]:
