@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from edgecnn.errors import CheckFailed
 from edgecnn.ir.cut import cut
@@ -28,7 +29,12 @@ from edgecnn.targets.target import EmitOptions, Target
 
 FLOAT_TOLERANCE = 1e-4
 """Relative error that float32 arithmetic in another order may cause. A dot product of n terms is off by about
-sqrt(n) * 2^-24 relative to its terms; n is below 10^5 in every net, so one layer gives 2e-5, and layers average out."""
+sqrt(n) * 2^-24 relative to its terms; n is below 10^5 in every net, so one layer gives 2e-5, and layers average out.
+Rewrites are compared in float64, where only the folded constants are rounded, so this bound is wide for them."""
+
+NOISE_FACTOR = 4
+"""Some nets amplify noise (untrained ones, EfficientNet above all). There the float32 reference is itself further off
+from float64; two float32 computations may then differ by the sum of their two errors, here with a margin of two."""
 
 OP_SHARE_EXACT, OP_MAX_CODES = 0.999, 2
 """Per op, at least this share of values within one code, and no value further off than this many codes."""
@@ -61,6 +67,7 @@ class Parity:
     sqnr_db: float | None = None
     worst_values: tuple[tuple[str, float], ...] = ()
     artifact_error: float | None = None
+    float_noise: float | None = None
     argmax_agreement: float | None = None
     max_codes_end_to_end: int | None = None
     ops: tuple[OpDifference, ...] = field(default=())
@@ -69,13 +76,14 @@ class Parity:
     def failures(self) -> list[str]:
         """Every broken promise in words; empty if the artifact is proved."""
         found = []
-        for label, error in (
-            ("graph against torch", self.torch_error),
-            ("graph after its rewrites against the graph before", self.passes_error),
-            ("float artifact against the graph", self.artifact_error),
+        noise = max(FLOAT_TOLERANCE, NOISE_FACTOR * (self.float_noise or 0.0))
+        for label, error, bound in (
+            ("graph against torch", self.torch_error, noise),
+            ("graph after its rewrites against the graph before", self.passes_error, FLOAT_TOLERANCE),
+            ("float artifact against the graph", self.artifact_error, noise),
         ):
-            if error is not None and not error <= FLOAT_TOLERANCE:
-                found.append(f"{label}: relative error {error:.2g}, at most {FLOAT_TOLERANCE:.0e} is float noise")
+            if error is not None and not error <= bound:
+                found.append(f"{label}: relative error {error:.2g}, at most {bound:.1g} is float noise")
         found += [
             f"op `{d.op}` ({d.kind}, {d.source}): {100 * (1 - d.share_within_one):.2f} % of the codes differ by more "
             f"than 1, at most by {d.max_codes}"
@@ -107,6 +115,7 @@ class Parity:
             "torch_relative_error": self.torch_error,
             "passes_relative_error": self.passes_error,
             "artifact_relative_error": self.artifact_error,
+            "float32_noise": self.float_noise,
         }
         if self.sqnr_db is not None:
             content |= {
@@ -170,10 +179,12 @@ def check(
     """
     start = images if before_images is None else before_images
     imported, rewritten = run(before, start)[0], run(after, images)[0]
+    exact = run(after, images, dtype=torch.float64)[0]
     parity = Parity(
         images=len(images),
         torch_error=None if torch_outputs is None else relative_error(imported, torch_outputs),
-        passes_error=relative_error(rewritten, imported),
+        passes_error=relative_error(exact, run(before, start, dtype=torch.float64)[0]),
+        float_noise=relative_error(rewritten, exact),
     )
     with closing(open_session(artifact)) as session:
         if quantized is None:

@@ -85,4 +85,5 @@ def test_artifacts_answer_as_the_integer_reference_does(work, rows, target):
         with Predictor(artifact) as predictor:
             found = predictor.scores(x, data.preprocessing).argmax(1)
         assert (found == codes.argmax(1)).mean() >= 0.995, row
-        assert abs((found == y).mean() - (codes.argmax(1) == y).mean()) <= 0.001, row
+        # 0.1 points of accuracy are less than one scan of 450, so one scan may differ.
+        assert abs(int((found == y).sum()) - int((codes.argmax(1) == y).sum())) <= max(1, 0.001 * len(y)), row

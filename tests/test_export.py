@@ -62,6 +62,9 @@ def test_ranges_file_belongs_to_the_manifest(made, target):
     artifact = made[target]
     ranges = load_ranges(artifact.path.with_name(artifact.manifest["calibration"]["ranges_file"]))
     assert ranges.stats
+    assert artifact.manifest["calibration"]["images_sha256"] == ranges.images
+    path = artifact.path.with_name(artifact.manifest["calibration"]["ranges_file"])
+    assert artifact.manifest["calibration"]["ranges_sha256"] == sha256_of_file(path)
     assert artifact.manifest["calibration"]["images"] == 8
 
 

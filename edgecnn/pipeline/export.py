@@ -222,6 +222,7 @@ class _Line:
             graph=quantized or graph,
             macs=macs_total(imported),
             rewrites=dict(sorted(Counter(n.rule for n in notes if n.did).items())),
+            ranges=ranges,
             ranges_file=self.ranges_path.name if ranges else None,
             calibration_images=images,
         )

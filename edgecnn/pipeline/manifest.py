@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn import __version__
+from edgecnn.artifact import sha256_of
 from edgecnn.data import Dataset
 from edgecnn.ir.graph import Graph, Note
 from edgecnn.pipeline.source import NetSource
+from edgecnn.quant.ranges import Ranges, to_bytes
 from edgecnn.quant.scheme import Scheme
 from edgecnn.runtime.tensor import TensorSpec
 from edgecnn.targets.engine import open_session
@@ -95,6 +97,7 @@ def build_manifest(
     graph: Graph,
     macs: int,
     rewrites: dict[str, int],
+    ranges: Ranges | None,
     ranges_file: str | None,
     calibration_images: int,
 ) -> Draft:
@@ -127,7 +130,9 @@ def build_manifest(
             "data": data.name,
             "images": calibration_images,
             "unfit": data.unfit,
+            "images_sha256": ranges.images if ranges else None,
             "ranges_file": ranges_file,
+            "ranges_sha256": sha256_of(to_bytes(ranges)) if ranges else None,
         }
         if scheme
         else None,

@@ -126,13 +126,18 @@ class Ranges:
     stats: Mapping[str, Stats]
 
 
-def save(ranges: Ranges, path: Path) -> None:
-    """Writes `ranges` to `path` as JSON, one value per line; the same ranges give the same bytes."""
+def to_bytes(ranges: Ranges) -> bytes:
+    """`ranges` as JSON, one value per line; the same ranges give the same bytes."""
     head = {"format": FORMAT, "graph": ranges.graph, "images": ranges.images}
     lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in head.items()]
     values = [f"  {json.dumps(name)}: {json.dumps(_to_json(s))}" for name, s in sorted(ranges.stats.items())]
     text = "{\n" + ",\n".join(lines) + ',\n"values": {\n' + ",\n".join(values) + "\n}\n}\n"
-    atomic_write(path, text.encode())
+    return text.encode()
+
+
+def save(ranges: Ranges, path: Path) -> None:
+    """Writes `ranges` to `path`; see `to_bytes`."""
+    atomic_write(path, to_bytes(ranges))
 
 
 def load(path: Path, *, graph: Graph | None = None, images: str | None = None) -> Ranges:

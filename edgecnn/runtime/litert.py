@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -52,6 +54,23 @@ def _version(distribution: str) -> str:
         return "unknown"
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the engine's greeting ("Created TensorFlow Lite XNNPACK delegate") off the terminal; errors are raised.
+
+    It writes to the descriptor itself, so Python's redirection does not reach it.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 @dataclass(frozen=True)
 class TfliteTensor:
     """A tensor of a .tflite file: name, shape, numpy type name, and its scales ((), per tensor 1, per channel many)."""
@@ -86,11 +105,12 @@ class LitertSession:
         self.metadata: Dict[str, str] = read_metadata(path)
         interpreter, self.engine = import_engine()
         try:
-            self._interpreter = interpreter(model_path=path, num_threads=threads)
-            self._own_ops = len(self._interpreter._get_ops_details())
-            for detail in self._interpreter.get_input_details():
-                self._choose_shape(detail, shapes.get(detail["name"]))
-            self._interpreter.allocate_tensors()
+            with _quiet():
+                self._interpreter = interpreter(model_path=path, num_threads=threads)
+                self._own_ops = len(self._interpreter._get_ops_details())
+                for detail in self._interpreter.get_input_details():
+                    self._choose_shape(detail, shapes.get(detail["name"]))
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise EngineFailed(
                 f"{self.engine['name']} {self.engine['version']} refuses `{os.path.basename(path)}`: {error}",

@@ -1,6 +1,6 @@
 """Which form of a heterogeneous convolution LiteRT computes fastest in int8, by core.
 
-Without AMX the grouped form does a P-th of the multiply-adds and is the fastest (`facts/runtimes.md` 5 and 6.4: C = 256,
+Without AMX the grouped form does a P-th of the multiply-adds and is the fastest (`facts/runtimes.md` 5, 6.4: C = 256,
 P = 4, 391 us against 956 on x86, and on every ARM core). On AMX time goes by tiles of 64 channels, so groups of fewer
 channels cost as much as dense ones, P times over. Measured there, us (LiteRT 2.3, 1 thread, best of 60):
 
