@@ -104,7 +104,7 @@ class Parity:
             parts.append(f"int8 {self.sqnr_db:.1f} dB")
         if self.ops:
             exact = sum(d.share_exact == 1.0 for d in self.ops)
-            parts.append(f"{exact} of {len(self.ops)} ops bit-exact, worst off by {max(d.max_codes for d in self.ops)}")
+            parts.append(f"{exact} of {len(self.ops)} ops bit-exact")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:

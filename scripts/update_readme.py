@@ -81,11 +81,18 @@ def commands(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def shape_of(output: str) -> str:
-    """An output without its numbers and spacing: what may not change unnoticed."""
-    plain = re.sub(r"\d[\d.,]*(e-?\d+)?", "#", re.sub(r"[─━]+", "-", output))
-    plain = re.sub(r"(# times (faster|slower)|no significant difference|the reference)", "VERDICT", plain)
-    plain = "\n".join(line for line in plain.splitlines() if "UNSTABLE" not in line and "core" not in line)
-    return re.sub(r"[ ]+", " ", plain.replace("(UNSTABLE)", ""))
+    """An output without its numbers and spacing: what may not change unnoticed.
+
+    What depends on the machine and the hour is left out too: its name, verdicts, marks and notes about unsteady rows.
+    """
+    lines = [
+        line.replace("(UNSTABLE)", "")
+        for line in output.splitlines()
+        if not re.search(r"thread\(s\), edgecnn|^  note .*\.(tflite|onnx):", line)
+    ]
+    plain = re.sub(r"-?\d[\d.,]*(e-?\d+)?", "#", re.sub(r"[─━]+", "-", "\n".join(lines)))
+    plain = re.sub(r"# times (faster|slower)|no significant difference", "VERDICT", plain)
+    return re.sub(r" +", " ", re.sub(r" +$", "", plain, flags=re.MULTILINE)).strip()
 
 
 def main() -> int:

@@ -46,7 +46,9 @@ def parity_line(parity: dict[str, Any]) -> str:
     if "sqnr_db" in parity:
         parts.append(f"int8 {parity['sqnr_db']:.1f} dB")
     if ops := parity.get("per_op"):
-        parts.append(f"{ops['exact_ops']} of {ops['ops']} ops bit-exact, the others within {ops['max_codes']} code(s)")
+        off = ops["ops"] - ops["exact_ops"]
+        rest = f", {off} off by at most {ops['max_codes']} in single codes" if off else ""
+        parts.append(f"{ops['exact_ops']} of {ops['ops']} ops bit-exact in the runtime{rest}")
     return "; ".join(parts)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -70,6 +71,8 @@ class Draft:
         content["input"] = {**content["input"], **_tensor(spec_in, self._coding(self.graph.inputs[0]))}
         content["output"] = {**_tensor(spec_out, self._coding(self.graph.outputs[0])), "meaning": "class scores"}
         content["parity"], content["coverage"] = parity, coverage
+        made = Counter(content["rewrites"]) + Counter(n.rule for n in notes if n.did)
+        content["rewrites"] = dict(sorted(made.items()))
         content["notes"] = [str(n) for n in notes]
         return content
 

@@ -148,7 +148,8 @@ class _Run:
     def _label(self, table: NetTable) -> str:
         if table.label:
             return table.label
-        options = "".join(f"-{k}{v}" for k, v in sorted(table.options.items()))
+        # The stem follows from the recipe's input and is the same for all; a name need not say it.
+        options = "".join(f"-{k}{v}" for k, v in sorted(table.options.items()) if k != "stem")
         return f"{NETS[table.net].name}{options}"
 
     def _train(self, table: NetTable) -> _Trained:
