@@ -1,12 +1,12 @@
 """ONNX Runtime on its CPU provider: the targets `onnx-int8` and `onnx-fp32`, and what each core decides.
 
-Every choice below was measured; `facts/runtimes.md` sections 3 and 6.3 hold the numbers:
+The choices follow measurements; the team's `facts/runtimes.md` (sections 3 and 6.3) holds those of Zen 5 and ARM:
 
 - Activations are uint8, except on cores with the int8 dot product but without int8 matrix multiply: there, and only
   there, the kernels for int8 activations are lighter. int8 stays asymmetric.
 - Depthwise channels are padded to multiples of 16: the fast depthwise kernel has no other form.
 - On x86 only: the stem reads 2x2 blocks of pixels as channels (`onnx_stem`), and linear layers run as 1x1 convolutions
-  (whole net: MobileNetV3-Large 2-5 %, MobileNetV2 1-2 % faster than with QGemm).
+  (a few per cent of a MobileNet on one AVX512-VNNI machine, in few noisy runs: measure again before relying on it).
 - A heterogeneous convolution is split or dense on x86 (`ort_hetconv`), grouped on ARM.
 - ShuffleNet's shuffles are folded into weights, except on cores without dot product, where moving bytes costs less than
   multiplying them by one.

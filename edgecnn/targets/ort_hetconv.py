@@ -1,8 +1,9 @@
 """Which form of a heterogeneous convolution ONNX Runtime computes fastest in int8 on x86: a cost model, and the pass.
 
 The engine has no fast kernel for grouped convolutions, so the choice is between P small ones and one dense one filled
-up with zeros. A convolution first writes a table with a pointer per tap and pixel, which P convolutions do P times;
-where channels are few that outweighs the multiply-adds they save. Measured with AVX512-VNNI, 4 layers, ms (minima):
+up with zeros. Each convolution has a cost per output pixel whatever its channels (inferred from timings, not traced),
+which P convolutions pay P times; where channels are few that outweighs the multiply-adds they save. Measured with
+AVX512-VNNI, 4 layers, ms (minima):
 
     channels, size   P   grouped   split   dense
     256, 28x28       4      3.07    3.16    6.14
