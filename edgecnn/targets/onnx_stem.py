@@ -3,7 +3,7 @@
 ONNX Runtime multiplies four channels at a time; a stem of three gets the slow general kernel, padded to four the fast
 one. What is left seems to go by taps and output pixels rather than by multiply-adds (inferred from timings of other
 shapes; the engine's source was not traced). Where the stride is two, a 2x2 block of pixels can be one pixel of four
-times the channels: a 3x3 kernel becomes 2x2, a 7x7 one 4x4. MobileNetV3-Large was 3 % faster with `fold` than with `pad`.
+times the channels: a 3x3 kernel becomes 2x2, a 7x7 one 4x4.
 
     pad     Pad 3 -> 4 channels on the codes
     fold    rows into channels by a copy of rows, then columns by a view of the NHWC tensor
