@@ -212,6 +212,7 @@ def own_constant(edit: Editor, name: str, data: Array) -> str:
     """Stores `data` under `name` if one op alone reads it there, else under a fresh name."""
     if sum(op.inputs.count(name) for op in edit.ops) > 1:
         return edit.const(name, data)
-    array = np.ascontiguousarray(data, np.float32)
+    with np.errstate(over="ignore"):  # what overflows is found, with the layer's name, when ranges are measured
+        array = np.ascontiguousarray(data, np.float32)
     edit.values[name] = Value(name, array.shape, array)
     return name
