@@ -20,7 +20,7 @@ import torch
 
 from edgecnn.errors import CheckFailed
 from edgecnn.ir.cut import cut
-from edgecnn.ir.graph import Array, Graph, Op, QParams
+from edgecnn.ir.graph import Array, Graph, Op
 from edgecnn.ir.quantized import apply_codes, run_codes
 from edgecnn.ir.reference import run
 from edgecnn.runtime.session import Session
@@ -217,14 +217,6 @@ def from_artifact(y: Array, shape: tuple[int, ...], *, nhwc: bool) -> Array:
     return np.ascontiguousarray(y).reshape((-1, *shape[1:]))
 
 
-def as_dtype(q: QParams, dtype: str) -> QParams:
-    """The same real numbers coded in the other 8-bit type: codes and zero point shift by 128."""
-    if q.dtype == dtype:
-        return q
-    by = 128 if dtype == "uint8" else -128
-    return QParams.per_tensor(float(q.scale), int(q.zero_point) + by, "uint8" if dtype == "uint8" else "int8")
-
-
 def feed(session: Session, graph: Graph, x_nchw: Array, *, options: EmitOptions, nhwc: bool) -> Array:
     """One call of the artifact on real input: quantised as the input's parameters say, output in real numbers."""
     spec, name = session.inputs[0], graph.inputs[0]
@@ -232,12 +224,12 @@ def feed(session: Session, graph: Graph, x_nchw: Array, *, options: EmitOptions,
     if spec.dtype != "float32":
         q = graph.value(name).q
         assert q is not None  # an artifact with integer input comes from a quantised graph
-        x = as_dtype(q, options.input_type).quantize(x_nchw)
+        x = q.recoded(options.input_type).quantize(x_nchw)
     y = session.run([to_artifact(x, nhwc=nhwc)])[0]
     if session.outputs[0].dtype != "float32":
         q = graph.value(graph.outputs[0]).q
         assert q is not None  # an artifact with integer output comes from a quantised graph
-        y = as_dtype(q, session.outputs[0].dtype).dequantize(y)
+        y = q.recoded(session.outputs[0].dtype).dequantize(y)
     return from_artifact(y, graph.shape(graph.outputs[0]), nhwc=nhwc)
 
 

@@ -83,6 +83,15 @@ class QParams:
         real: Array = ((codes.astype(np.int64) - zero) * scale.astype(np.float64)).astype(np.float32)
         return real
 
+    def recoded(self, dtype: str) -> QParams:
+        """The same real numbers in an 8-bit type, int8 or uint8: codes, zero point and bounds shift by 128."""
+        if dtype == self.dtype:
+            return self
+        kind: IntType = "uint8" if dtype == "uint8" else "int8"
+        shift = 128 if kind == "uint8" else -128
+        zero_point = np.asarray(self.zero_point + shift, np.int32)
+        return replace(self, dtype=kind, zero_point=zero_point, qmin=self.qmin + shift, qmax=self.qmax + shift)
+
     @property
     def real_range(self) -> tuple[float, float]:
         """The smallest and largest real number a per-tensor code can stand for."""

@@ -80,8 +80,7 @@ class Draft:
         q = self.graph.value(name).q
         if q is None or self.input_type == "float32":
             return {}
-        shift = {"int8": 0, "uint8": 128}[self.input_type] - {"int8": 0, "uint8": 128}.get(q.dtype, 0)
-        return {"scale": float(q.scale), "zero_point": int(q.zero_point) + shift}
+        return {"scale": float(q.scale), "zero_point": int(q.recoded(self.input_type).zero_point)}
 
 
 def _tensor(spec: TensorSpec, coding: Mapping[str, float | int]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class _Ends:
         if self.options.input_type == "float32":
             w.set_codes(value.name, w.quantize(value.name, value.q, w.fresh(f"{value.name}/codes")))
             return self._declare(value, "float32")
-        outside = self._outside(value.q)
+        outside = value.q.recoded(self.options.input_type)
         codes = value.name
         if outside.dtype != value.q.dtype:
             codes = self._recoded(value.name, outside, value.q, w.fresh(f"{value.name}/codes"))
@@ -111,18 +111,10 @@ class _Ends:
         if self.options.input_type == "float32":
             w.dequantize(codes, value.q, value.name)
             return self._declare(value, "float32")
-        outside = self._outside(value.q)
+        outside = value.q.recoded(self.options.input_type)
         if outside.dtype != value.q.dtype:
             self._recoded(codes, value.q, outside, value.name)
         return self._declare_codes(value, outside)
-
-    def _outside(self, q: QParams) -> QParams:
-        """The same real numbers as `q` codes, in the caller's integer type: codes and zero point shift by 128."""
-        wanted = self.options.input_type
-        if wanted == q.dtype:
-            return q
-        shift = 128 if wanted == "uint8" else -128
-        return QParams.per_tensor(float(q.scale), int(q.zero_point) + shift, "uint8" if wanted == "uint8" else "int8")
 
     def _recoded(self, codes: str, old: QParams, new: QParams, output: str) -> str:
         # Exact: (code - zero) * scale / scale is the integer again to within 2^-22, and rounding restores it.

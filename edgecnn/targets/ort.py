@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from edgecnn.errors import unknown
 from edgecnn.ir.graph import Graph, Pass
 from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
 from edgecnn.passes.hetconv import hetconv
@@ -29,6 +28,7 @@ from edgecnn.quant.scheme import ORT_S8, ORT_U8, Scheme
 from edgecnn.targets import onnx
 from edgecnn.targets.onnx_writer import Form
 from edgecnn.targets.ort_hetconv import fastest_hetconv
+from edgecnn.targets.settings import Settings
 from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
 
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -49,20 +49,9 @@ MEANING: dict[str, str] = {
     "silu": "int8: SiLU as an integer sigmoid and product; float: computed in float, fused",
     "linear": "how a linear layer behind a pool runs: as 1x1 convolution, or Gemm; auto: conv on x86",
 }
+CHOICES = Settings(SETTINGS, MEANING)
 INT8_SETTINGS = ("hetconv_form", "stem", "pad_channels", "shuffle", "silu", "linear")
 FLOAT_SETTINGS = ("hetconv_form",)
-
-
-def setting(settings: Mapping[str, str], name: str) -> str:
-    """The value of a setting, its default if it is not given.
-
-    Raises:
-        UsageError: the value is not legal.
-    """
-    value = settings.get(name, SETTINGS[name][0])
-    if value not in SETTINGS[name]:
-        raise unknown(f"value of the setting {name}", value, SETTINGS[name])
-    return value
 
 
 def int8_scheme(cpu: Cpu) -> Scheme:
@@ -72,18 +61,18 @@ def int8_scheme(cpu: Cpu) -> Scheme:
 
 def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites before measuring: the standard ones, then the forms that integer kernels are fast in."""
-    form = setting(settings, "hetconv_form")
+    form = CHOICES.chosen(settings, "hetconv_form")
     fastest = form == "auto" and cpu.startswith("x86")
     passes: list[Pass] = [*STANDARD, fastest_hetconv if fastest else _hetconv(form), fold_hard_sigmoid]
-    if setting(settings, "silu") == "int8":
+    if CHOICES.chosen(settings, "silu") == "int8":
         passes.append(split_silu)
-    shuffle = setting(settings, "shuffle")
+    shuffle = CHOICES.chosen(settings, "shuffle")
     if shuffle == "fold" or (shuffle == "auto" and cpu != "armv8"):
         passes.append(shuffle_onehot)
-    linear = setting(settings, "linear")
+    linear = CHOICES.chosen(settings, "linear")
     if linear == "conv" or (linear == "auto" and cpu.startswith("x86")):
         passes.append(linear_to_conv)
-    multiple = setting(settings, "pad_channels")
+    multiple = CHOICES.chosen(settings, "pad_channels")
     if multiple != "off":
         passes.append(partial(pad_channels, multiple=16 if multiple == "auto" else int(multiple)))
     return tuple(passes)
@@ -91,7 +80,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
 
 def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites of the float target: ONNX Runtime fuses the rest by itself."""
-    return (*STANDARD, _hetconv(setting(settings, "hetconv_form")))
+    return (*STANDARD, _hetconv(CHOICES.chosen(settings, "hetconv_form")))
 
 
 def _hetconv(form: str) -> Pass:
@@ -101,7 +90,7 @@ def _hetconv(form: str) -> Pass:
 
 def emit_int8(graph: Graph, options: EmitOptions) -> Emitted:
     """The QDQ model of a quantised graph for the core in `options`."""
-    stem = setting(options.settings, "stem")
+    stem = CHOICES.chosen(options.settings, "stem")
     if stem == "auto":
         stem = "fold" if options.cpu.startswith("x86") else "plain"
     form = Form(stem=stem)  # type: ignore[arg-type]  # `setting` has checked it
@@ -111,10 +100,6 @@ def emit_int8(graph: Graph, options: EmitOptions) -> Emitted:
 def emit_float(graph: Graph, options: EmitOptions) -> Emitted:
     """The float model of a graph."""
     return onnx.emit(graph, options)
-
-
-def _described(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: f"{MEANING[name]} ({' | '.join(SETTINGS[name])}; default {SETTINGS[name][0]})" for name in names}
 
 
 TARGETS.add(
@@ -127,7 +112,7 @@ TARGETS.add(
         scheme=int8_scheme,
         passes=int8_passes,
         emit=emit_int8,
-        settings=_described(INT8_SETTINGS),
+        settings=CHOICES.described(INT8_SETTINGS),
     ),
 )
 TARGETS.add(
@@ -140,6 +125,6 @@ TARGETS.add(
         scheme=None,
         passes=float_passes,
         emit=emit_float,
-        settings=_described(FLOAT_SETTINGS),
+        settings=CHOICES.described(FLOAT_SETTINGS),
     ),
 )

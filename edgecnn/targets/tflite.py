@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
-from edgecnn.errors import UnsupportedOp, unknown
-from edgecnn.ir.graph import Graph, Note, Op, Pass, QParams
+from edgecnn.errors import UnsupportedOp
+from edgecnn.ir.graph import Graph, Note, Op, Pass
 from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
 from edgecnn.passes.channel_shuffle import fold_channel_shuffle
 from edgecnn.passes.hetconv import FORMS, hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
 from edgecnn.passes.standard import STANDARD
 from edgecnn.quant.scheme import LITERT, Scheme
+from edgecnn.targets.settings import Settings
 from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
 from edgecnn.targets.tflite_conv import absorbed_pads
 from edgecnn.targets.tflite_file import Model, Tensor, serialize
@@ -48,7 +46,7 @@ def emit(graph: Graph, options: EmitOptions, *, target: str, metadata: Mapping[s
     Raises:
         UnsupportedOp: an op has no TFLite form; the error names its place in the user's program.
     """
-    _check(options.settings)
+    CHOICES.check(options.settings)
     low = Lowering(graph, options)
     low.absorbed = absorbed_pads(graph) | gated_maps(graph, options.settings)
     inputs = {title: _bind_input(low, name) for title, name in _titles(graph.inputs, "input").items()}
@@ -93,7 +91,7 @@ def _bind_input(low: Lowering, name: str) -> Tensor:
     if q is None or wanted == "float32":
         tensor = Tensor(low.unique(f"{name}/outside"), shape, "float32")
     else:
-        tensor = Tensor(low.unique(f"{name}/outside"), shape, wanted, _outside(q, wanted))
+        tensor = Tensor(low.unique(f"{name}/outside"), shape, wanted, q.recoded(wanted))
     if q is not None and wanted != q.dtype:
         low.notes.append(Note("input_type", name, True, f"{wanted} to {q.dtype}: one more pass over the input"))
     low.begin(Op("input", (), name))
@@ -109,16 +107,7 @@ def _output(low: Lowering, name: str) -> Tensor:
         return tensor
     if low.options.input_type == "float32":
         return low.dequantize(tensor)
-    return low.recode(tensor, _outside(tensor.q, low.options.input_type))
-
-
-def _outside(q: QParams, dtype: str) -> QParams:
-    """The parameters under which codes of another 8-bit type stand for the same numbers."""
-    if dtype == q.dtype:
-        return q
-    move = 128 if dtype == "uint8" else -128
-    zero = np.asarray(int(q.zero_point) + move, np.int32)
-    return replace(q, zero_point=zero, dtype="uint8" if move > 0 else "int8", qmin=q.qmin + move, qmax=q.qmax + move)
+    return low.recode(tensor, tensor.q.recoded(low.options.input_type))
 
 
 def _limits(low: Lowering) -> list[Note]:
@@ -145,25 +134,9 @@ MEANING: dict[str, str] = {
     "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: at least that, on every core",
     "columns": "auto: on x86-amx, convolutions of few channels read several columns as channels; off: never",
 }
+CHOICES = Settings(SETTINGS, MEANING)
 INT8_SETTINGS = ("hetconv_form", "se", "shuffle", "stem", "columns")
 FLOAT_SETTINGS = ("hetconv_form", "shuffle")
-
-
-def setting(settings: Mapping[str, str], name: str) -> str:
-    """The value of a setting, its default if it is not given.
-
-    Raises:
-        UsageError: the value is not legal.
-    """
-    value = settings.get(name, SETTINGS[name][0])
-    if value not in SETTINGS[name]:
-        raise unknown(f"value of the setting {name}", value, SETTINGS[name])
-    return value
-
-
-def _check(settings: Mapping[str, str]) -> None:
-    for name in SETTINGS:
-        setting(settings, name)
 
 
 def int8_scheme(cpu: Cpu) -> Scheme:
@@ -177,10 +150,10 @@ def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
 
 
 def _passes(settings: Mapping[str, str], *, auto: Pass) -> tuple[Pass, ...]:
-    form = setting(settings, "hetconv_form")
+    form = CHOICES.chosen(settings, "hetconv_form")
     forms = auto if form == "auto" else hetconv(form)  # type: ignore[arg-type]  # `setting` has checked it
     passes: list[Pass] = [*STANDARD, forms, linear_to_conv]
-    if setting(settings, "shuffle") == "fold":
+    if CHOICES.chosen(settings, "shuffle") == "fold":
         passes.append(fold_channel_shuffle)
     return tuple(passes)
 
@@ -191,12 +164,8 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     Raises:
         UsageError: the value of a setting is not legal, also of one that only emitting needs.
     """
-    _check(settings)
+    CHOICES.check(settings)
     return (*_passes(settings, auto=fastest_form(cpu)), fold_hard_sigmoid, split_silu)
-
-
-def _described(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: f"{MEANING[name]} ({' | '.join(SETTINGS[name])}; default {SETTINGS[name][0]})" for name in names}
 
 
 TARGETS.add(
@@ -209,7 +178,7 @@ TARGETS.add(
         scheme=int8_scheme,
         passes=int8_passes,
         emit=partial(emit, target="tflite-int8"),
-        settings=_described(INT8_SETTINGS),
+        settings=CHOICES.described(INT8_SETTINGS),
     ),
 )
 for _name, _metadata in {"tflite-fp32": {}, "tflite-fp16": HALF_PRECISION}.items():
@@ -223,6 +192,6 @@ for _name, _metadata in {"tflite-fp32": {}, "tflite-fp16": HALF_PRECISION}.items
             scheme=None,
             passes=float_passes,
             emit=partial(emit, target=_name, metadata=_metadata),
-            settings=_described(FLOAT_SETTINGS),
+            settings=CHOICES.described(FLOAT_SETTINGS),
         ),
     )
