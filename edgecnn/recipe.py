@@ -97,6 +97,10 @@ def load(path: str | Path, *, names: Mapping[str, list[str]] | None = None) -> R
     return recipe
 
 
+OR_A_PATH = "data.profile"
+"""The place whose value may also be a path or `profile:path`, which is no name."""
+
+
 def _unknown_names(content: dict[str, Any], names: Mapping[str, list[str]]) -> list[str]:
     found = []
     for place, known in names.items():
@@ -106,7 +110,8 @@ def _unknown_names(content: dict[str, Any], names: Mapping[str, list[str]]) -> l
             value = entry.get(key) if isinstance(entry, dict) else None
             label = f"{table}.{i}.{key}" if isinstance(entries, list) else place
             for name in value if isinstance(value, list) else [value]:
-                if isinstance(name, str) and name not in known:
+                is_path = place == OR_A_PATH and isinstance(name, str) and any(c in name for c in "/.:")
+                if isinstance(name, str) and name not in known and not is_path:
                     close = nearest(name, known)
                     hint = f"did you mean `{close[0]}`?" if close else "known: " + ", ".join(known)
                     found.append(f"{label}: unknown name `{name}`; {hint}")

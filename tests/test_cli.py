@@ -138,6 +138,7 @@ def test_show_net_and_artifact(capsys, artifact):
         (["bench", "README.md"], 3, "no engine runs"),
         (["eval", "nowhere.onnx", "--data", "digits"], 3, "there is no file"),
         (["show", "mobilenet_v3"], 0, ""),
+        (["show", "mobilenet_v2", "--target", "tflite-int8", "--cpu", "armv9"], 2, "did you mean `armv8`"),
         (["run", "nowhere.toml"], 3, "cannot read"),
         (["exprot"], 2, "exprot"),
         (["export", "mobilenet_v2", "--tagret", "x"], 2, "--tagret"),

@@ -36,6 +36,7 @@ def test_artifact_is_proved_and_described(made, target):
     assert Artifact.open(made[target].path).manifest == manifest
     assert manifest["sha256"] == sha256_of_file(made[target].path)
     assert manifest["parity"]["ok"]
+    assert manifest["parity"]["summary"].startswith("graph = torch")
     assert manifest["parity"]["torch_relative_error"] < 1e-5
     assert manifest["coverage"]["macs_share"] == 1.0
     assert manifest["weights"] == {"kind": "random", "untrained": True, "source": "random, seed 0", "seed": 0}
@@ -219,3 +220,27 @@ def test_artifact_carries_its_own_metadata(made):
         assert metadata["edgecnn.net"] == NET
         assert metadata["edgecnn.untrained"] == "true"
         assert json.loads(metadata["edgecnn.preprocessing"])["std"] == [0.229, 0.224, 0.225]
+
+
+def test_ops_that_are_right_but_wired_wrongly_are_found(tmp_path, monkeypatch):
+    """Two layers with each other's weights: every op alone is right, the net is not; only the whole can tell."""
+    right = TARGETS["tflite-int8"]
+
+    def wrong(graph, options):
+        convs = [op for op in graph.ops if op.kind == "conv"]
+        edit = graph.edit()
+        for i, first in enumerate(convs):
+            for second in convs[i + 1 :]:
+                a, b = graph.value(first.inputs[1]), graph.value(second.inputs[1])
+                if a.shape == b.shape:
+                    edit.values[a.name] = dataclasses.replace(a, data=b.data, q=b.q)
+                    edit.values[b.name] = dataclasses.replace(b, data=a.data, q=a.q)
+                    return right.emit(edit.finish(), options)
+        return right.emit(graph, options)  # one op alone
+
+    monkeypatch.setitem(TARGETS._items, "tflite-int8", dataclasses.replace(right, emit=wrong))
+    with pytest.raises(CheckFailed) as caught:
+        small_export(tmp_path, target="tflite-int8")
+    assert "whole artifact against the float graph" in str(caught.value)
+    assert " op `" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -36,14 +36,16 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         .replace('"tflite-int8"', '"tflite-int9"')
         .replace("mobilenet_v2", "mobilenet_v5")
     )
+    text = text.replace('profile = "digits"', 'profile = "digit"')
     text = text.replace("threads = 1", 'threads = "one"')
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(UsageError) as caught:
         load_recipe(tmp_path / "bad.toml")
     message = str(caught.value)
-    assert "4 mistakes in the recipe" in message
+    assert "5 mistakes in the recipe" in message
     assert "train.epoch: no such key; did you mean `epochs`?" in message
     assert "bench.threads: Input should be a valid integer" in message
+    assert "data.profile: unknown name `digit`; did you mean `digits`?" in message
     assert "export.targets: unknown name `tflite-int9`; did you mean `tflite-int8`?" in message
     assert "nets.2.net: unknown name `mobilenet_v5`; did you mean `mobilenet_v" in message
 

@@ -20,7 +20,7 @@ def print_artifact(artifact: Artifact) -> None:
         "bytes": f"{artifact.size_bytes:,}",
         "net": f"{manifest['net']['params']:,} parameters, {manifest['net']['macs']:,} multiply-adds",
         "input": input_line(manifest),
-        "parity": parity_line(manifest["parity"]),
+        "parity": manifest["parity"]["summary"],
         "coverage": coverage_line(manifest["coverage"]),
         "rewritten": ", ".join(f"{rule} {count}" for rule, count in manifest["rewrites"].items()) or "nothing",
     }
@@ -34,22 +34,6 @@ def input_line(manifest: dict[str, Any]) -> str:
     spec = manifest["input"]
     code = f", real = (code - {spec['zero_point']}) * {spec['scale']:.6g}" if spec.get("scale") else ""
     return f"{spec['dtype']} {'x'.join(map(str, spec['shape']))} {spec['layout']}, {spec['meaning']}{code}"
-
-
-def parity_line(parity: dict[str, Any]) -> str:
-    """The chain in one line."""
-    parts = []
-    if parity.get("torch_relative_error") is not None:
-        parts.append(f"graph = torch to {parity['torch_relative_error']:.1e}")
-    if parity.get("artifact_relative_error") is not None:
-        parts.append(f"artifact = graph to {parity['artifact_relative_error']:.1e}")
-    if "sqnr_db" in parity:
-        parts.append(f"int8 {parity['sqnr_db']:.1f} dB")
-    if ops := parity.get("per_op"):
-        off = ops["ops"] - ops["exact_ops"]
-        rest = f", {off} off by at most {ops['max_codes']} in single codes" if off else ""
-        parts.append(f"{ops['exact_ops']} of {ops['ops']} ops bit-exact in the runtime{rest}")
-    return "; ".join(parts)
 
 
 def coverage_line(coverage: dict[str, Any]) -> str:

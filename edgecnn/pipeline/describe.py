@@ -20,10 +20,9 @@ from edgecnn.nets.user_net import is_user_net
 from edgecnn.passes.hetconv import find_hetconv
 from edgecnn.passes.standard import run_passes
 from edgecnn.pipeline.evaluate import ARTIFACT_SUFFIXES
-from edgecnn.runtime.cpu import local_cpu
 from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.engine import open_session
-from edgecnn.targets.target import CPUS, Cpu
+from edgecnn.targets.target import core_named
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def describe(
     forms = find_hetconv(graph)
     if target is not None:
         all_targets()
-        core: Cpu = next((c for c in CPUS if c == (cpu or local_cpu())), "x86")
+        core = core_named(cpu)
         graph, notes = run_passes(graph, TARGETS[target].passes(core, {}))
         facts = {**facts, "target": target, "cpu": core}
     layers = tuple(

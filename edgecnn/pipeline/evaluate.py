@@ -70,7 +70,7 @@ class Answering:
 
 
 @contextmanager
-def answering(spec: str, *, threads: int = 1, **source_options: Any) -> Iterator[Answering]:
+def answering(spec: str, *, threads: int = 1, seed: int = 0, **source_options: Any) -> Iterator[Answering]:
     """What `spec` names, ready to answer: an artifact (.tflite, .onnx), a bundle, or a net with weights.
 
     Raises:
@@ -96,7 +96,7 @@ def answering(spec: str, *, threads: int = 1, **source_options: Any) -> Iterator
                 bool(artifact.manifest.get("weights", {}).get("untrained", False)),
             )
         return
-    source = load_source(spec, **source_options)
+    source = load_source(spec, seed=seed, **source_options)
     labels = source.labels or (imagenet_labels() if source.weights.kind == "imagenet" else None)
     yield Answering(
         spec, source.input_shape, _answer_of(source), source.preprocessing, labels, source.weights.untrained
@@ -153,7 +153,7 @@ def evaluate(
         data: a profile, or a folder or archive with a subfolder per class.
         limit: at most this many images, drawn by `seed`.
         threads: of one inference.
-        seed: see `limit`.
+        seed: of `limit`, and of random weights.
         skip_unreadable: leave out images that cannot be read.
         on_images: called with (images done, images in all).
         **source_options: for nets.
@@ -163,7 +163,7 @@ def evaluate(
         UsageError: an unknown name.
         CheckFailed: the net answers with NaN.
     """
-    with answering(spec, threads=threads, **source_options) as net:
+    with answering(spec, threads=threads, seed=seed, **source_options) as net:
         if isinstance(data, Dataset):
             dataset = data
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from edgecnn import coverage as coverage_module
 from edgecnn import parity as parity_module
 from edgecnn.artifact import Artifact, manifest_path, refuse_existing
 from edgecnn.data import Dataset, load_profile
-from edgecnn.errors import UsageError, unknown
+from edgecnn.errors import InputError, UsageError, unknown
 from edgecnn.ir.graph import Array, Graph, Note, Pass
 from edgecnn.passes.embed_normalization import embed_normalization
 from edgecnn.passes.standard import run_passes
@@ -30,7 +31,7 @@ from edgecnn.quant.ranges import load as load_ranges
 from edgecnn.quant.ranges import save as save_ranges
 from edgecnn.runtime.cpu import local_cpu
 from edgecnn.targets import TARGETS, all_targets
-from edgecnn.targets.target import CPUS, Cpu, EmitOptions, IoType, Target
+from edgecnn.targets.target import Cpu, EmitOptions, IoType, Target, core_named
 
 CALIBRATION_BATCH = 8
 PARITY_IMAGES = 2
@@ -134,21 +135,16 @@ def export(
         return line.run(path)
 
 
-def thread_limit(threads: int | None) -> _Threads:
-    """A context in which torch uses `threads` threads; None leaves it alone."""
-    return _Threads(threads)
-
-
-class _Threads:
-    def __init__(self, threads: int | None) -> None:
-        self._wanted, self._before = threads, torch.get_num_threads()
-
-    def __enter__(self) -> None:
-        if self._wanted:
-            torch.set_num_threads(self._wanted)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before)
+@contextmanager
+def thread_limit(threads: int | None) -> Iterator[None]:
+    """Torch uses `threads` threads inside the block; None leaves it alone."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
@@ -159,9 +155,7 @@ def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
     """
     all_targets()
     target = TARGETS[options.target]
-    name = options.cpu or local_cpu()
-    if name not in CPUS:
-        raise unknown("cpu", name, CPUS)
+    cpu = core_named(options.cpu)
     input_type = options.input_type or target.input_types[0]
     if input_type not in target.input_types:
         raise unknown(f"input type of {target.name}", input_type, target.input_types)
@@ -172,7 +166,6 @@ def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
             raise unknown(f"setting of {target.name}", key, target.settings)
     if options.batch < 1:
         raise UsageError("the batch must be at least 1", got=str(options.batch))
-    cpu: Cpu = next(c for c in CPUS if c == name)
     io: IoType = next(t for t in target.input_types if t == input_type)
     return target, cpu, io
 
@@ -314,11 +307,9 @@ class _Line:
         return ranges, count
 
     def _known_ranges(self, graph: Graph, images: str) -> Ranges | None:
-        from edgecnn.errors import InputError  # only here: a stale or damaged file is measured anew
-
         if not self.ranges_path.is_file():
             return None
-        try:
+        try:  # a stale or damaged file is measured anew
             return load_ranges(self.ranges_path, graph=graph, images=images)
         except InputError:
             return None

@@ -81,14 +81,12 @@ def load_recipe(path: Path) -> Recipe:
     all_targets()
     names = {
         "nets.net": sorted({*NETS, *(a for _, e in NETS.items() for a in e.aliases)}),
+        "data.profile": profile_names(),
         "export.targets": list(TARGETS),
         "export.estimator": list(ESTIMATORS),
         "export.cpu": list(CPUS),
     }
-    found = recipe.load(path, names=names)
-    if "/" not in found.data.profile and "." not in found.data.profile and ":" not in found.data.profile:
-        recipe.load(path, names={**names, "data.profile": profile_names()})
-    return found
+    return recipe.load(path, names=names)
 
 
 def run_recipe(

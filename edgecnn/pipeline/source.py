@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,12 +253,3 @@ def _from_module(
         params=sum(p.numel() for p in module.parameters()),
         entry=entry,
     )
-
-
-def state_hash(module: nn.Module) -> str:
-    """A sha256 over the names and bytes of a module's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -6,13 +6,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgecnn.errors import unknown
 from edgecnn.ir.graph import Graph, Note, Pass
 from edgecnn.quant.scheme import Scheme
 from edgecnn.registry import Registry
+from edgecnn.runtime.cpu import local_cpu
 
 Cpu = Literal["x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm"]
 CPUS: tuple[Cpu, ...] = ("x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm")
 """The kinds of core that decide a lowering: x86 with VNNI, and with AMX; ARMv8 plain, with dot product, with i8mm."""
+
+
+def core_named(name: str | None) -> Cpu:
+    """The core of this name; this machine's if there is none.
+
+    Raises:
+        UsageError: there is no such core; the nearest are named.
+    """
+    wanted = name or local_cpu()
+    for cpu in CPUS:
+        if cpu == wanted:
+            return cpu
+    raise unknown("cpu", wanted, CPUS)
+
 
 IoType = Literal["int8", "uint8", "float32"]
 
