@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from edgecnn.nets.registry import NETS, NetEntry, Pretrained, build_net
+from edgecnn.nets.registry import NETS, NetEntry, Pretrained, Published, build_net
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -18,6 +18,7 @@ __all__ = [
     "LoadedWeights",
     "NetEntry",
     "Pretrained",
+    "Published",
     "build_net",
     "init_random",
     "load_user_net",

@@ -35,6 +35,8 @@ class Pretrained:
         resize: length of the shorter side before the centre crop, in pixels.
         crop: side of the centre crop, in pixels.
         interpolation: of the resize.
+        mean: of the channels, subtracted from pixels in 0...1.
+        std: of the channels, which the rest is divided by.
     """
 
     file: str
@@ -43,6 +45,8 @@ class Pretrained:
     resize: int = 256
     crop: int = 224
     interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     @property
     def url(self) -> str:
@@ -53,6 +57,23 @@ class Pretrained:
     def sha256_prefix(self) -> str:
         """The first digits of the file's sha256, which its name ends in."""
         return self.file.rsplit(".", 1)[0].rsplit("-", 1)[1]
+
+
+@dataclass(frozen=True)
+class Published:
+    """An accuracy as its source states it. Figures that no source could be found for have no place here.
+
+    Args:
+        top1: in percent; None where only top-5 is stated.
+        top5: in percent; None where only top-1 is stated.
+        source: paper and table, or the page of the released weights.
+        note: what else the figure depends on: the data if not ImageNet, crops, resolution.
+    """
+
+    top1: float | None
+    top5: float | None
+    source: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,7 @@ class NetEntry:
             they execute: HetConv's zero weights in the dense 1x1 count.
         summary: one line.
         options: what the builder accepts.
+        published: accuracies as the paper or its authors' page states them, the paper's first.
         pretrained: official ImageNet weights, if any.
         aliases: other names.
     """
@@ -83,6 +105,12 @@ class NetEntry:
     options: tuple[NetOption, ...]
     pretrained: Pretrained | None = None
     aliases: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The file of `nets/` it is in."""
+        return self.build.__module__.rpartition(".")[2]
 
     def input_for(self, **options: object) -> tuple[int, int, int]:
         """The input shape that the net with these options is meant for: 32x32 with the stem for small images."""
@@ -133,6 +161,7 @@ def net(
     input_shape: tuple[int, int, int] = IMAGENET_INPUT,
     pretrained: Pretrained | None = None,
     aliases: tuple[str, ...] = (),
+    published: tuple[Published, ...] = (),
 ) -> Callable[[B], B]:
     """A decorator that registers a builder under `name`; see `NetEntry` for the arguments.
 
@@ -144,7 +173,17 @@ def net(
         NETS.add(
             name,
             NetEntry(
-                name, build, input_shape, source, params, macs, summary, options_of(build), pretrained, tuple(aliases)
+                name,
+                build,
+                input_shape,
+                source,
+                params,
+                macs,
+                summary,
+                options_of(build),
+                pretrained,
+                tuple(aliases),
+                published,
             ),
         )
         return build

@@ -189,8 +189,8 @@ def _zoo_net(
             resize=(official.resize, official.resize),
             crop=(official.crop, official.crop),
             interpolation=official.interpolation,  # type: ignore[arg-type]
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            mean=official.mean,
+            std=official.std,
         )
     return _from_module(
         module,
