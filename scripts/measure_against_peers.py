@@ -15,6 +15,7 @@ scores on images that served for no calibration; the weights are UNTRAINED, so a
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from edgecnn.artifact import Artifact
+from edgecnn.artifact import Artifact, sha256_of_file
 from edgecnn.bench.records import ArtifactRun, BenchReport
 from edgecnn.bench.run import bench
 from edgecnn.data import load_profile
@@ -47,6 +48,29 @@ GOALS: dict[tuple[str, str, str], float] = {
     ("efficientnet_b0", "onnx", "quantize_static QDQ u8s8"): 1.15,
 }
 """(net, file, peer): how many times faster ours shall be at least."""
+
+FAMILIES = (
+    "alexnet",
+    "vgg11",
+    "vgg16_hetconv",
+    "googlenet",
+    "inception_v3",
+    "resnet20",
+    "resnet50",
+    "resnext50_32x4d",
+    "seresnet50",
+    "squeezenet1_1",
+    "densenet121",
+    "xception",
+    "igcv1_l24m2",
+    "mobilenet_v1",
+    "mnasnet1_0",
+    "shufflenet_v1",
+    "efficientnet_lite0",
+    "efficientnet_v2_s",
+    "nasnet_mobile",
+)
+"""One net per family beside those of the goals; `--nets families` measures them."""
 
 CONVERTERS = {"tflite": ("litert", "litert-torch + ai-edge-quantizer"), "onnx": ("ort", "quantize_static QDQ u8s8")}
 CALIBRATION_IMAGES = 32
@@ -111,16 +135,39 @@ def cosine_to_float(path: Path, source: NetSource, images: np.ndarray) -> float:
     return float(np.mean((expected * found).sum(1) / np.maximum(norms, 1e-12)))
 
 
+def convert(net: str, file: str, weights: Path, images: Path, *, peers: str) -> tuple[Path, float]:
+    """The peer's file and how many seconds it took to make; one that was made of the same weights is kept."""
+    theirs = weights.with_name(f"peer.{file}")
+    record = theirs.with_name(theirs.name + ".json")
+    made_of = sha256_of_file(weights)
+    if theirs.exists() and record.exists():
+        known = json.loads(record.read_text())
+        if known["weights_sha256"] == made_of:
+            return theirs, known["seconds"]
+    start = time.perf_counter()
+    command = [peers, str(Path(__file__).with_name("peers_convert.py")), "--net", net, "--weights", str(weights)]
+    command += ["--images", str(images), "--tool", CONVERTERS[file][0], "--out", str(theirs)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    record.write_text(json.dumps({"seconds": seconds, "weights_sha256": made_of}))
+    return theirs, seconds
+
+
+def make(net: str, file: str, *, work: Path, peers: str) -> None:
+    """Makes the peer's file, and says how it went."""
+    _, weights, images, _ = prepare(net, work / net)
+    try:
+        _, seconds = convert(net, file, weights, images, peers=peers)
+    except subprocess.CalledProcessError as error:
+        print(f"{net}.{file}: the peer's converter failed with exit code {error.returncode}", flush=True)
+    else:
+        print(f"{net}.{file}: {seconds:.1f} s", flush=True)
+
+
 def compare(net: str, file: str, *, work: Path, peers: str, min_seconds: float) -> tuple[list[Row], BenchReport]:
     """Converts `net` both ways and times the files against each other."""
     source, weights, images, held_out = prepare(net, work / net)
-    tool, peer = CONVERTERS[file]
-    theirs = work / net / f"peer.{file}"
-    start = time.perf_counter()
-    command = [peers, str(Path(__file__).with_name("peers_convert.py")), "--net", net, "--weights", str(weights)]
-    command += ["--images", str(images), "--tool", tool, "--out", str(theirs)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    their_seconds = time.perf_counter() - start
+    theirs, their_seconds = convert(net, file, weights, images, peers=peers)
     paths: list[Path] = []
     start = time.perf_counter()
     for target in (f"{file}-int8", f"{file}-fp32"):
@@ -145,7 +192,7 @@ def compare(net: str, file: str, *, work: Path, peers: str, min_seconds: float) 
         Row(
             net,
             file,
-            peer,
+            CONVERTERS[file][1],
             ours,
             other,
             cosine,
@@ -162,20 +209,37 @@ def compare(net: str, file: str, *, work: Path, peers: str, min_seconds: float) 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", required=True, help="the Python of the peers' virtual environment")
-    parser.add_argument("--nets", nargs="*", default=sorted({net for net, _, _ in GOALS}))
+    parser.add_argument(
+        "--nets", nargs="*", default=sorted({net for net, _, _ in GOALS}), help="`families`: one net per family"
+    )
     parser.add_argument("--files", nargs="*", default=list(CONVERTERS), choices=list(CONVERTERS))
     parser.add_argument("--work", type=Path, default=Path("work/peers-compare"))
     parser.add_argument("--min-seconds", type=float, default=6.0, help="per artifact")
+    parser.add_argument("--convert-only", action="store_true", help="make the peers' files, to be measured later")
     options = parser.parse_args()
     if not Path(options.peers).is_file():
         print(f"there is no `{options.peers}`; make it so:\n{__doc__}", file=sys.stderr)
         return 5
+    nets = FAMILIES if options.nets == ["families"] else options.nets
+    if options.convert_only:
+        for net in nets:
+            for file in options.files:
+                make(net, file, work=options.work, peers=options.peers)
+        return 0
     print(HEADING, flush=True)
     rows: list[Row] = []
-    for net in options.nets:
+    for net in nets:
         for file in options.files:
-            more, report = compare(net, file, work=options.work, peers=options.peers, min_seconds=options.min_seconds)
+            try:
+                more, report = compare(
+                    net, file, work=options.work, peers=options.peers, min_seconds=options.min_seconds
+                )
+            except subprocess.CalledProcessError as error:
+                print(f"| {net} | {file} | their converter failed with exit code {error.returncode} |", flush=True)
+                continue
             rows += more
+    if not rows:
+        return 1
     print(f"\nmachine {dict(report.machine)}; versions {dict(report.versions)}; 1 thread; batch 1")
     short = [r for r in rows if (g := GOALS.get((r.net, r.file, r.peer))) and r.other.ratio < g]
     return 1 if short else 0
