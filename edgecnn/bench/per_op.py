@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from edgecnn.runtime.session import Session
 from edgecnn.runtime.tensor import random_arrays
 from edgecnn.targets.engine import open_session
 from edgecnn.targets.target import EmitOptions, Target
+
+K = TypeVar("K", bound=Hashable)
 
 ROUND_SECONDS = 0.002
 """How long one op is timed before the next one's turn; an op that takes longer runs once."""
@@ -80,26 +82,44 @@ def op_latencies(
         only: which ops; None: all.
     """
     wanted = [op for op in graph.ops if only is None or only(op)]
-    kinds: dict[Any, Op] = {}
+    singles: dict[Any, Graph] = {}
     for op in wanted:
-        kinds.setdefault(signature(graph, op), op)
+        singles.setdefault(signature(graph, op), cut(graph, op))
+    found_us = latencies_us(target, singles, options=options, rounds=rounds, threads=threads)
+    return [
+        OpLatency(op.name, op.kind, op.source.module, found_us[key], macs_of(graph, op))
+        for op in wanted
+        if (key := signature(graph, op)) in found_us
+    ]
+
+
+def latencies_us(
+    target: Target,
+    graphs: Mapping[K, Graph],
+    *,
+    options: EmitOptions,
+    rounds: int = 15,
+    threads: int = 1,
+) -> dict[K, float]:
+    """The latency of small graphs in microseconds, timed in turn, without what starting any artifact costs.
+
+    Graphs that the target cannot emit are left out.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgecnn-per-op-")))
-        sessions: dict[Any, Session] = {}
-        for key, op in kinds.items():
-            session = _session_of(cut(graph, op), target, options, folder, threads)
+        sessions: dict[K | None, Session] = {}
+        for key, graph in graphs.items():
+            session = _session_of(graph, target, options, folder, threads)
             if session is not None:
                 sessions[key] = stack.enter_context(closing(session))
-        floor = _session_of(_nothing(graph), target, options, folder, threads)
+        if not sessions:
+            return {}
+        floor = _session_of(_nothing(next(iter(graphs.values()))), target, options, folder, threads)
         assert floor is not None  # an addition of one number is emitted by every target
         sessions[None] = stack.enter_context(closing(floor))
         medians_us = _timed(sessions, rounds)
-    start_us = medians_us[None]
-    return [
-        OpLatency(op.name, op.kind, op.source.module, max(0.0, medians_us[key] - start_us), macs_of(graph, op))
-        for op in wanted
-        if (key := signature(graph, op)) in sessions
-    ]
+    start_us = medians_us.pop(None)
+    return {key: max(0.0, taken - start_us) for key, taken in medians_us.items() if key is not None}
 
 
 def signature(graph: Graph, op: Op) -> tuple[Any, ...]:
