@@ -34,6 +34,8 @@ class MacCount(TorchDispatchMode):
             self.macs += args[1].numel() * prod(out.shape[2:])
         elif func is aten.addmm.default:
             self.macs += args[2].numel()
+        elif func is aten.mm.default:  # a linear layer without bias
+            self.macs += args[1].numel()
         return out
 
 
