@@ -26,7 +26,7 @@ def refused(*args: str, **options: object) -> str:
 
 def test_unknown_net_offers_the_nearest() -> None:
     message = refused("mobilnet_v3")
-    assert message.startswith("UsageError: unknown net `mobilnet_v3`\n  expected one of efficientnet_b0,")
+    assert message.startswith("UsageError: unknown net `mobilnet_v3`\n  expected one of ")
     assert "do       did you mean `mobilenet_v3`" in message
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torchvision_import import declare_torchvision_ops
 
 from edgecnn.nets import NETS, build_net, init_random
 
@@ -20,17 +21,10 @@ WITH_TORCHVISION = sorted(name for name in NETS if NETS[name].pretrained is not 
 
 @pytest.fixture(scope="module")
 def models() -> ModuleType:
-    # A torchvision for another build of torch cannot load its compiled operators; these nets need none of them, but
-    # the import looks for two.
-    declared = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            declared.define(schema)
+    declared = declare_torchvision_ops()
     import torchvision.models
 
+    del declared
     return torchvision.models
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from edgecnn.errors import InputError, UsageError
 from edgecnn.nets import NETS, build_net, init_random, load_weights
 from edgecnn.nets.random_weights import smooth_images
+from edgecnn.pipeline.source import load_source
 
 
 class Tiny(nn.Module):
@@ -275,3 +276,22 @@ def test_imagenet_needs_official_weights() -> None:
         "UsageError: there are no official ImageNet weights for resnet20\n"
         "  do       use --weights PATH, or --weights random --seed N (untrained: for speed only)"
     )
+
+
+def test_names_of_old_densenet_files_are_read(tmp_path: Path) -> None:
+    # As torchvision's official files have them, and as training wrappers prefix them.
+    trained, net = build_net("densenet_bc100_k12", seed=1), build_net("densenet_bc100_k12", seed=2)
+    old = {
+        "module." + re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", k): t
+        for k, t in trained.state_dict().items()
+    }
+    assert "module.features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "old.pth")
+    load_weights(net, tmp_path / "old.pth")
+    assert same_state(net, trained)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152"])
+def test_official_weights_are_refused_where_they_would_load_and_be_wrong(name: str) -> None:
+    with pytest.raises(UsageError, match=r"not for `stride_at=1x1`, though they would load"):
+        load_source(name, weights="imagenet", options={"stride_at": "1x1"})

@@ -37,6 +37,8 @@ class Pretrained:
         interpolation: of the resize.
         mean: of the channels, subtracted from pixels in 0...1.
         std: of the channels, which the rest is divided by.
+        fixed: options of the net that change no tensor's shape but what the weights mean; any value but the default is
+            refused with these weights, which would load without complaint and be wrong.
     """
 
     file: str
@@ -47,6 +49,7 @@ class Pretrained:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fixed: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecnn.nets.options import About, Dropout, NumClasses, Stem
-from edgecnn.nets.registry import SMALL_INPUT, net
+from edgecnn.nets.registry import SMALL_INPUT, Published, net
 
 Shortcut = Literal["A", "B"]
 
@@ -93,11 +93,19 @@ def _stage(in_channels: int, out_channels: int, blocks: int, *, stride: int, sho
 
 
 SOURCE = "He et al. 2016, arXiv:1512.03385, section 4.2"
+TABLE = "He et al. 2016, arXiv:1512.03385, Table 6"
 ShortcutOption = Annotated[Shortcut, About("`A`: zeros for new channels, no parameters; `B`: 1x1 convolution")]
 StemOption = Annotated[Stem, About("`imagenet`: the first convolution is 7x7 with stride 2 and a max pool follows")]
 
 
-@net("resnet20", source=SOURCE, params=269_722, macs=40_551_040, input_shape=SMALL_INPUT)
+@net(
+    "resnet20",
+    source=SOURCE,
+    params=269_722,
+    macs=40_551_040,
+    input_shape=SMALL_INPUT,
+    published=(Published(91.25, None, TABLE, "CIFAR-10"),),
+)
 def resnet20(
     *,
     num_classes: NumClasses = 10,
@@ -109,7 +117,70 @@ def resnet20(
     return CifarResNet(3, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
 
 
-@net("resnet56", source=SOURCE, params=853_018, macs=125_485_696, input_shape=SMALL_INPUT)
+@net(
+    "resnet32",
+    source=SOURCE,
+    params=464_154,
+    macs=68_862_592,
+    input_shape=SMALL_INPUT,
+    published=(Published(92.49, None, TABLE, "CIFAR-10"),),
+)
+def resnet32(
+    *,
+    num_classes: NumClasses = 10,
+    stem: StemOption = "small",
+    dropout: Dropout = 0.0,
+    shortcut: ShortcutOption = "A",
+) -> CifarResNet:
+    """The CIFAR residual net of 32 layers."""
+    return CifarResNet(5, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
+
+
+@net(
+    "resnet38",
+    source=SOURCE,
+    params=561_370,
+    macs=83_018_368,
+    input_shape=SMALL_INPUT,
+)
+def resnet38(
+    *,
+    num_classes: NumClasses = 10,
+    stem: StemOption = "small",
+    dropout: Dropout = 0.0,
+    shortcut: ShortcutOption = "A",
+) -> CifarResNet:
+    """The CIFAR residual net of 38 layers, a depth that the paper does not have."""
+    return CifarResNet(6, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
+
+
+@net(
+    "resnet44",
+    source=SOURCE,
+    params=658_586,
+    macs=97_174_144,
+    input_shape=SMALL_INPUT,
+    published=(Published(92.83, None, TABLE, "CIFAR-10"),),
+)
+def resnet44(
+    *,
+    num_classes: NumClasses = 10,
+    stem: StemOption = "small",
+    dropout: Dropout = 0.0,
+    shortcut: ShortcutOption = "A",
+) -> CifarResNet:
+    """The CIFAR residual net of 44 layers."""
+    return CifarResNet(7, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
+
+
+@net(
+    "resnet56",
+    source=SOURCE,
+    params=853_018,
+    macs=125_485_696,
+    input_shape=SMALL_INPUT,
+    published=(Published(93.03, None, TABLE, "CIFAR-10"),),
+)
 def resnet56(
     *,
     num_classes: NumClasses = 10,
@@ -119,3 +190,58 @@ def resnet56(
 ) -> CifarResNet:
     """The CIFAR residual net of 56 layers."""
     return CifarResNet(9, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
+
+
+@net(
+    "resnet74",
+    source=SOURCE,
+    params=1_144_666,
+    macs=167_953_024,
+    input_shape=SMALL_INPUT,
+)
+def resnet74(
+    *,
+    num_classes: NumClasses = 10,
+    stem: StemOption = "small",
+    dropout: Dropout = 0.0,
+    shortcut: ShortcutOption = "A",
+) -> CifarResNet:
+    """The CIFAR residual net of 74 layers, a depth that the paper does not have."""
+    return CifarResNet(12, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
+
+
+@net(
+    "resnet110",
+    source=SOURCE,
+    params=1_727_962,
+    macs=252_887_680,
+    input_shape=SMALL_INPUT,
+    published=(Published(93.57, None, TABLE, "CIFAR-10; best of 5, mean 93.39"),),
+)
+def resnet110(
+    *,
+    num_classes: NumClasses = 10,
+    stem: StemOption = "small",
+    dropout: Dropout = 0.0,
+    shortcut: ShortcutOption = "A",
+) -> CifarResNet:
+    """The CIFAR residual net of 110 layers."""
+    return CifarResNet(18, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)
+
+
+@net(
+    "resnet152_cifar",
+    source=SOURCE,
+    params=2_408_474,
+    macs=351_978_112,
+    input_shape=SMALL_INPUT,
+)
+def resnet152_cifar(
+    *,
+    num_classes: NumClasses = 10,
+    stem: StemOption = "small",
+    dropout: Dropout = 0.0,
+    shortcut: ShortcutOption = "A",
+) -> CifarResNet:
+    """The CIFAR residual net of 152 layers, a depth that the paper does not have."""
+    return CifarResNet(25, shortcut=shortcut, num_classes=num_classes, stem=stem, dropout=dropout)

@@ -1,7 +1,7 @@
 """SqueezeNet: fire modules, no batch norm, no linear layer.
 
 Source: Iandola et al. 2016, arXiv:1602.07360, and the authors' version 1.1; state and initialisation as in
-torchvision's `squeezenet1_1`.
+torchvision's `squeezenet1_0` and `squeezenet1_1`. The paper's images are 227x227, torchvision's 224x224.
 
 The max pools round up (ceil mode). The last convolution is followed by a ReLU before the pool.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecnn.nets.options import About, Dropout, NumClasses, Stem
-from edgecnn.nets.registry import Pretrained, net
+from edgecnn.nets.registry import Pretrained, Published, net
 
 
 class Fire(nn.Module):
@@ -33,27 +33,52 @@ class Fire(nn.Module):
         return torch.cat((F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))), dim=1)
 
 
-class SqueezeNet11(nn.Module):
-    """The network, version 1.1."""
+def features_1_0(stem: Stem) -> nn.Sequential:
+    """The layers of version 1.0, up to the last fire module."""
+    stride, padding = (2, 0) if stem == "imagenet" else (1, 3)
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 7, stride, padding=padding),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(96, 16, 64),
+        Fire(128, 16, 64),
+        Fire(128, 32, 128),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(256, 32, 128),
+        Fire(256, 48, 192),
+        Fire(384, 48, 192),
+        Fire(384, 64, 256),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(512, 64, 256),
+    )
 
-    def __init__(self, *, num_classes: int, stem: Stem, dropout: float) -> None:
+
+def features_1_1(stem: Stem) -> nn.Sequential:
+    """The layers of version 1.1, up to the last fire module."""
+    stride, padding = (2, 0) if stem == "imagenet" else (1, 1)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, stride, padding=padding),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(64, 16, 64),
+        Fire(128, 16, 64),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(128, 32, 128),
+        Fire(256, 32, 128),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(256, 48, 192),
+        Fire(384, 48, 192),
+        Fire(384, 64, 256),
+        Fire(512, 64, 256),
+    )
+
+
+class SqueezeNet(nn.Module):
+    """The network: `features`, whose output has 512 channels, and a classifier of one 1x1 convolution."""
+
+    def __init__(self, features: nn.Sequential, *, num_classes: int, dropout: float) -> None:
         super().__init__()
-        stride, padding = (2, 0) if stem == "imagenet" else (1, 1)
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, stride, padding=padding),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            Fire(64, 16, 64),
-            Fire(128, 16, 64),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            Fire(128, 32, 128),
-            Fire(256, 32, 128),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            Fire(256, 48, 192),
-            Fire(384, 48, 192),
-            Fire(384, 64, 256),
-            Fire(512, 64, 256),
-        )
+        self.features = features
         last = nn.Conv2d(512, num_classes, 1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), last, nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         for module in self.modules():
@@ -70,9 +95,30 @@ class SqueezeNet11(nn.Module):
         return torch.flatten(self.classifier(self.features(x)), 1)
 
 
+PAPER = "Iandola et al. 2016, arXiv:1602.07360"
+
+
+@net(
+    "squeezenet1_0",
+    source=f"{PAPER}; torchvision squeezenet1_0",
+    params=1_248_424,
+    macs=818_924_576,
+    pretrained=Pretrained("squeezenet1_0-b66bff10.pth", top1=58.092, top5=80.42),
+    published=(Published(57.5, None, "Howard et al. 2017, arXiv:1704.04861, Table 9", "as cited there"),),
+)
+def squeezenet1_0(
+    *,
+    num_classes: NumClasses = 1000,
+    stem: Annotated[Stem, About("`small`: the first convolution has stride 1 and padding 3")] = "imagenet",
+    dropout: Dropout = 0.5,
+) -> SqueezeNet:
+    """Fire modules behind a 7x7 convolution; the paper's net."""
+    return SqueezeNet(features_1_0(stem), num_classes=num_classes, dropout=dropout)
+
+
 @net(
     "squeezenet1_1",
-    source="Iandola et al. 2016, arXiv:1602.07360, version 1.1; torchvision squeezenet1_1",
+    source=f"{PAPER}, version 1.1; torchvision squeezenet1_1",
     params=1_235_496,
     macs=349_151_936,
     pretrained=Pretrained("squeezenet1_1-b8a52dc0.pth", top1=58.178, top5=80.624),
@@ -82,6 +128,6 @@ def squeezenet1_1(
     num_classes: NumClasses = 1000,
     stem: Annotated[Stem, About("`small`: the first convolution has stride 1 and padding 1")] = "imagenet",
     dropout: Dropout = 0.5,
-) -> SqueezeNet11:
+) -> SqueezeNet:
     """Fire modules: squeeze by 1x1, expand by 1x1 and 3x3."""
-    return SqueezeNet11(num_classes=num_classes, stem=stem, dropout=dropout)
+    return SqueezeNet(features_1_1(stem), num_classes=num_classes, dropout=dropout)

@@ -99,6 +99,8 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str)
     """
     own = module.state_dict()
     tensors = _without_prefix(tensors, own)
+    if current_name := getattr(module, "current_name", None):  # a net whose old files have other names
+        tensors = {current_name(name): tensor for name, tensor in tensors.items()}
     # Files from before PyTorch 1.0 lack this counter, which only matters in training.
     missing = [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in tensors if k not in own]

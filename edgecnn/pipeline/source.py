@@ -181,6 +181,8 @@ def _zoo_net(
             expected="--weights FILE (.safetensors, .pth or .pt), or --weights random",
             do="train it (`edgecnn run`), or give --weights random to try the line with an untrained net",
         )
+    if choice == "imagenet":
+        _check_fixed_options(entry, options)
     loaded = _fill(module, choice, seed=seed, input_shape=shape, entry=entry, on_bytes=on_bytes)
     preprocessing = None
     official = entry.pretrained
@@ -202,6 +204,20 @@ def _zoo_net(
         preprocessing=preprocessing,
         entry=entry,
     )
+
+
+def _check_fixed_options(entry: NetEntry, given: Mapping[str, object]) -> None:
+    """Refuses options under which the official weights would load and yet be wrong."""
+    for option in entry.options:
+        if entry.pretrained is None or option.name not in entry.pretrained.fixed or option.name not in given:
+            continue
+        if option.coerce(given[option.name], where=f"net {entry.name}") != option.default:
+            raise UsageError(
+                f"the official weights are not for `{option.name}={given[option.name]}`, though they would load",
+                where=f"net {entry.name}",
+                expected=f"{option.name}={option.default}",
+                do=f"leave out --net-option {option.name}, or give weights that were trained with it",
+            )
 
 
 def _fill(
