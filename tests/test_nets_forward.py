@@ -7,14 +7,19 @@ import torch
 from torch import nn
 
 from edgecnn.nets import NETS, build_net, init_random
+from edgecnn.nets.auxiliary import TrainingOutputs
 from edgecnn.nets.layers import StochasticDepth, channel_shuffle
 from edgecnn.nets.resnet_cifar import add_padded
 
 NARROW: dict[str, dict[str, object]] = {
     name: {"width": 0.25} for name in NETS if any(o.name == "width" for o in NETS[name].options)
 }
-# The wider ShuffleNets are the same code; the slowest net is seen at a smaller size.
-DISTINCT = sorted(set(NETS) - {"shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"})
+# The wider ShuffleNets and the deeper VGGs are the same code; the slowest net is seen at a smaller size.
+SAME_CODE = {
+    *("shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
+    *("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+}
+DISTINCT = sorted(set(NETS) - SAME_CODE)
 SIDE = {"resnet18": 16}
 
 
@@ -51,7 +56,7 @@ def test_every_parameter_is_trained(name: str) -> None:
     net.train()
     x = torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
-    nn.functional.cross_entropy(net(x), torch.arange(6) % 5).backward()
+    TrainingOutputs.of(net(x)).loss(nn.CrossEntropyLoss(), torch.arange(6) % 5).backward()
     without = [k for k, p in net.named_parameters() if p.grad is None]
     assert without == []
     assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None)

@@ -107,7 +107,7 @@ def test_every_net_says_what_it_is(name: str) -> None:
     options = {o.name: o for o in entry.options}
     assert {"num_classes", "stem", "dropout"} <= set(options)
     assert all(o.doc for o in entry.options)
-    assert "arXiv:" in entry.source
+    assert "arXiv:" in entry.source or "doi:" in entry.source
     assert entry.summary.endswith(".")
     assert entry.input_for(stem="small") == (3, 32, 32)
     assert entry.input_for() == entry.input_shape

@@ -88,7 +88,7 @@ class NetEntry:
         build: makes the net from keyword options; use `build_net`, which checks them.
         input_shape: (C, H, W) the published counts are for.
         source: paper and, where weights are shared, implementation.
-        params: trainable parameters with default options.
+        params: trainable parameters with default options, auxiliary classifiers included, which are not deployed.
         macs: multiply-adds of convolutions and linear layers for one image of `input_shape` with default options, as
             they execute: HetConv's zero weights in the dense 1x1 count.
         summary: one line.

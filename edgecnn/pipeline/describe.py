@@ -16,6 +16,7 @@ from edgecnn.ir.from_torch import import_module
 from edgecnn.ir.graph import Graph, Note, Op
 from edgecnn.ir.ops import macs_of
 from edgecnn.nets import NETS, build_net, load_user_net
+from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.user_net import is_user_net
 from edgecnn.passes.hetconv import find_hetconv
 from edgecnn.passes.standard import run_passes
@@ -127,6 +128,7 @@ def _graph_of(
         module, name = build_net(spec, seed=0, **options), entry.name
         shape = input_shape or entry.input_for(**options)
         facts = {"source": entry.source, "summary": entry.summary}
+    drop_auxiliary(module)
     graph = import_module(module, shape, name=name)
     return graph, sum(p.numel() for p in module.parameters()), facts
 

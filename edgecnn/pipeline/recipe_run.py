@@ -18,6 +18,7 @@ from edgecnn.errors import CheckFailed, InputError
 from edgecnn.ir import bundle, reference
 from edgecnn.ir.from_torch import import_module
 from edgecnn.nets import NETS, build_net
+from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.registry import NetEntry
 from edgecnn.pipeline.evaluate import evaluate
 from edgecnn.pipeline.export import ExportOptions, choose, export
@@ -185,6 +186,7 @@ class _Run:
             seed=self.recipe.seed,
             progress=partial(self.on_epoch, label) if self.on_epoch else None,
         )
+        drop_auxiliary(module)
         graph = replace(import_module(module, self.recipe.data.input, name=label), name=label)
         x = next(self.data.batches(16, split="evaluation"))[0]
         with torch.inference_mode():

@@ -18,6 +18,7 @@ from edgecnn.ir.from_torch import import_module
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.ops import macs_of
 from edgecnn.nets import NETS, NetEntry, build_net, load_user_net, load_weights
+from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.download import Progress
 from edgecnn.nets.user_net import is_user_net
 
@@ -54,7 +55,7 @@ class NetSource:
         options: the net's options as given.
         preprocessing: of the official weights; None: the calibration profile's.
         labels: class names known from a bundle's provenance.
-        params: trainable parameters.
+        params: trainable parameters, without those of auxiliary classifiers, which are not deployed.
         entry: of the zoo, if it is one of its nets.
     """
 
@@ -257,6 +258,7 @@ def _from_module(
                 where=weights.source or spec,
                 do="train or convert the weights again",
             )
+    drop_auxiliary(module)
     return NetSource(
         name=name,
         spec=spec,

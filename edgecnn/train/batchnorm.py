@@ -18,7 +18,8 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
 
     Training tracks them with a moving average over changing weights, and random weights have none at all; both make
     the net in inference mode another one than the net that was meant. Only batch norm runs in training mode here
-    (dropout stays off), no weight changes, and the module's modes and momenta are restored.
+    (dropout stays off), no weight changes, and the module's modes and momenta are restored. Layers that no batch
+    comes to, such as those of auxiliary classifiers, keep their statistics.
 
     Shapes:
         Each of `inputs` float32 (N, channels, height, width).
@@ -29,6 +30,7 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     training = [(layer, layer.training) for layer in module.modules()]
     momenta = [layer.momentum for layer in norms]
+    before = [{name: kept.clone() for name, kept in layer.named_buffers()} for layer in norms]
     count = 0
     try:
         module.eval()
@@ -43,7 +45,9 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
     finally:
         for part, mode in training:
             part.training = mode
-        for layer, momentum in zip(norms, momenta, strict=True):
+        for layer, momentum, statistics in zip(norms, momenta, before, strict=True):
             layer.momentum = momentum
+            if not layer.num_batches_tracked:
+                layer.load_state_dict(statistics, strict=False)
     if not count:
         raise InputError("no images to measure batch norm's statistics on")

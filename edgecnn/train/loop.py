@@ -15,6 +15,7 @@ from edgecnn.data.accuracy import Accuracy
 from edgecnn.data.dataset import Dataset
 from edgecnn.data.preprocessing import Pixels, normalize
 from edgecnn.errors import CheckFailed, InputError
+from edgecnn.nets.auxiliary import TrainingOutputs
 from edgecnn.train.augment import AUGMENTATIONS
 from edgecnn.train.batchnorm import recalibrate_batch_norm
 from edgecnn.train.evaluate import evaluate
@@ -67,7 +68,8 @@ def train_net(
     weights are the module's own, so seed their making too. torch's global random state is left as it was.
 
     Args:
-        module: takes float32 (N, channels, height, width), returns logits (N, classes).
+        module: takes float32 (N, channels, height, width), returns logits (N, classes), or in training mode
+            `TrainingOutputs` if it has auxiliary classifiers, whose losses are added with their weight.
         dataset: labelled images; its training split is decoded once and held in memory as uint8.
         settings: the recipe's `[train]` table.
         seed: see above.
@@ -134,13 +136,13 @@ class _Trainer:
         x_nchw = torch.from_numpy(normalize(self.pixels_nhwc[chosen.numpy()], self.preprocessing))
         x_nchw = self.augment(x_nchw, self.generator).contiguous(memory_format=torch.channels_last)
         labels = self.labels[chosen]
-        logits = self.module(x_nchw)
-        loss = self.loss(logits, labels)
+        outputs = TrainingOutputs.of(self.module(x_nchw))
+        loss = outputs.loss(self.loss, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
-        return loss.item(), int((logits.detach().argmax(1) == labels).sum())
+        return loss.item(), int((outputs.logits.detach().argmax(1) == labels).sum())
 
 
 def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Pixels, Tensor]:
