@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edgecnn.cli import bench, doctor, evaluate, export, listing, predict, run, show
+from edgecnn.cli import bench, doctor, evaluate, export, lint, listing, predict, run, show
 
 app = typer.Typer(
     name="edgecnn",
@@ -25,6 +25,7 @@ app.command("predict")(predict.predict)
 app.command("run")(run.run)
 app.command("list")(listing.list_things)
 app.command("show")(show.show)
+app.command("lint")(lint.lint)
 app.command("doctor")(doctor.doctor)
 
 
