@@ -1,7 +1,8 @@
 """From a PyTorch module to the graph, by `torch.export`; every op remembers its module and the user's source line.
 
 The rules of the operators are in `ir.aten`. Operators on constants alone (a weight that `forward` assembles) are
-evaluated here, chains of views are left to `ir.movement`, and hand-written activations to `ir.recognise`.
+evaluated here, chains of views are left to `ir.movement`, hand-written activations to `ir.recognise`, and
+local response normalisation, which no operator stands for, to `ir.response_norm`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import operator
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from edgecnn.ir.exported import export, quiet_eval, source_of
 from edgecnn.ir.graph import BATCH, Graph, Value
 from edgecnn.ir.import_site import Const, Draft, Entry, Moved, Site, aten_name, mixes_images, with_batch
 from edgecnn.ir.recognise import recognise
+from edgecnn.ir.response_norm import ResponseNorm, response_norms
 from edgecnn.ir.verify import verify
 
 
@@ -75,9 +77,13 @@ class _Walk:
 
     def _run(self, module: fx.GraphModule, wanted: list[fx.Node]) -> None:
         """Imports the nodes that `wanted` needs; the placeholders have their entries already."""
-        needed = _needed(wanted)
+        norms = response_norms(module.graph)
+        needed = _needed(wanted, norms)
         for node in module.graph.nodes:
-            if node in needed and node.op == "call_function":
+            if node in needed and node in norms:
+                site = self._site(node)
+                self.env[node] = site.emit("lrn", site.act(self.env[norms[node].source]), **norms[node].attrs)
+            elif node in needed and node.op == "call_function":
                 self.env[node] = self._call(node)
             elif node in needed and node.op == "get_attr":
                 self.env[node] = getattr(module, str(node.target))
@@ -236,12 +242,12 @@ class _Walk:
             raise site.refuse(f"gives {tuple(value.shape[1:])} for each image here, and the graph cannot express that")
 
 
-def _needed(outputs: list[fx.Node]) -> set[fx.Node]:
+def _needed(outputs: list[fx.Node], norms: Mapping[fx.Node, ResponseNorm]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     todo = list(outputs)
     while todo:
         node = todo.pop()
         if node not in found:
             found.add(node)
-            todo += node.all_input_nodes
+            todo += [norms[node].source] if node in norms else node.all_input_nodes
     return found

@@ -112,6 +112,22 @@ _kind("leaky_relu", 1, "max(x, slope * x)", slope=REQUIRED)(lambda a, s: s[0])
 _kind("softmax", 1, "softmax over axis", axis=REQUIRED)(lambda a, s: s[0])
 
 
+# lrn: the window of channel c is c - size // 2 to c + (size - 1) // 2; channels that do not exist count as zeros.
+@_kind(
+    "lrn",
+    1,
+    "x / (k + alpha / size * sum of squares over `size` channels) ** beta",
+    size=REQUIRED,
+    alpha=REQUIRED,
+    beta=REQUIRED,
+    k=REQUIRED,
+)
+def _lrn(a: Attrs, s: list[Shape]) -> Shape:
+    if len(s[0]) != 4 or a["size"] < 1:
+        raise ValueError(f"lrn over {a['size']} channels of {s[0]}")
+    return s[0]
+
+
 # Pools: pad is explicit on all four sides (ceil mode is resolved into it at import). Max pads with -inf.
 @_kind("max_pool", 1, "maximum of a window", kernel=REQUIRED, stride=REQUIRED, pad=(0, 0, 0, 0), dilation=(1, 1))
 def _max_pool(a: Attrs, s: list[Shape]) -> Shape:

@@ -76,6 +76,11 @@ FLOAT["gelu"] = lambda a, x: F.gelu(x)
 FLOAT["softmax"] = lambda a, x: torch.softmax(x, a["axis"])
 
 
+@_meaning("lrn")
+def _lrn(a: Attrs, x: Tensor) -> Tensor:
+    return F.local_response_norm(x, a["size"], a["alpha"], a["beta"], a["k"])
+
+
 @_meaning("max_pool")
 def _max_pool(a: Attrs, x: Tensor) -> Tensor:
     padded = pad_nchw(x, a["pad"], float("-inf"))

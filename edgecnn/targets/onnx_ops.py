@@ -23,6 +23,7 @@ FLOAT_KINDS = {
     "gelu": "ONNX Runtime has no integer GELU",
     "silu": "ONNX has no SiLU; Sigmoid and Mul are computed in float and fused (QuickGelu)",
     "hard_sigmoid": "ONNX Runtime has no integer hard-sigmoid; fold it into the convolution before it",
+    "lrn": "ONNX Runtime has no integer LRN",
     "batch_norm": "it stands behind no convolution that it could be folded into",
 }
 """Kinds that a quantised model still computes in float, between DequantizeLinear and QuantizeLinear, and why."""
@@ -217,6 +218,31 @@ def _global_pool(w: Writer, op: Op) -> None:
         w.finish(op, w.node("GlobalAveragePool", [x], w.result(op)))
     else:
         w.finish_moved(op, w.node("GlobalAveragePool", [x], w.fresh(f"{op.output}/map")), "Flatten")
+
+
+@_lowers("lrn")
+def _lrn(w: Writer, op: Op) -> None:
+    a, x = attrs_of(op), w.real(op.inputs[0], op)
+    size, alpha, beta, k = (a[name] for name in ("size", "alpha", "beta", "k"))
+    if size % 2:
+        w.finish(op, w.node("LRN", [x], w.result(op), size=size, alpha=alpha, beta=beta, bias=k))
+        return
+    # LRN's window is odd in ONNX Runtime, and an even one in ONNX lies one channel higher: pool over channels as rows.
+    n, channels, height, width = w.shape(op.output)
+
+    def step(op_type: str, label: str, *inputs: str, **attrs: object) -> str:
+        return w.node(op_type, list(inputs), w.fresh(f"{op.output}/{label}"), **attrs)
+
+    def number(label: str, value: float) -> str:
+        return w.constant(f"{op.output}/{label}", np.asarray(value, np.float32))
+
+    rows = w.constant(f"{op.output}/rows", np.array([n, 1, channels, height * width], np.int64))
+    whole = w.constant(f"{op.output}/shape", np.array([n, channels, height, width], np.int64))
+    squares = step("Reshape", "squares", step("Mul", "square", x, x), rows)
+    window = {"kernel_shape": [size, 1], "pads": [size // 2, 0, (size - 1) // 2, 0], "count_include_pad": 1}
+    means = step("Reshape", "means", step("AveragePool", "windows", squares, **window), whole)
+    base = step("Add", "base", step("Mul", "scaled", means, number("alpha", alpha)), number("k", k))
+    w.finish(op, w.node("Div", [x, step("Pow", "power", base, number("beta", beta))], w.result(op)))
 
 
 @_lowers("slice")

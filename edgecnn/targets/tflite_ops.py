@@ -18,6 +18,7 @@ from edgecnn.targets.tflite_file import Tensor
 from edgecnn.targets.tflite_gate import gated_conv
 from edgecnn.targets.tflite_limits import binary_limit
 from edgecnn.targets.tflite_lower import NCHW_OF_NHWC, NHWC_OF_NCHW, Constant, Lowering, NotLowered, same_codes
+from edgecnn.targets.tflite_lrn import lrn
 from edgecnn.targets.tflite_pool import avg_pool, divides_unevenly, global_pool, max_pool
 from edgecnn.targets.tflite_schema import ACTIVATIONS
 
@@ -28,6 +29,7 @@ Rule = Callable[[Lowering, Op], Tensor]
 RULES: dict[str, Rule] = {
     "linear": linear,
     "global_pool": global_pool,
+    "lrn": lrn,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
 }
@@ -45,9 +47,9 @@ UNARY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Kinds that are one operator without attributes."""
 
-ISLANDS = frozenset({"hard_swish", "hard_sigmoid", "tanh", "gelu", "leaky_relu", "softmax", "silu"})
+ISLANDS = frozenset({"hard_swish", "hard_sigmoid", "tanh", "gelu", "leaky_relu", "softmax", "silu", "lrn"})
 """Kinds that run as float islands in int8 nets: XNNPACK makes tables of the unary ones, and their own int8 kernels are
-not delegated (HARD_SWISH, GELU) or round their slopes to 8 bits (LEAKY_RELU)."""
+not delegated (HARD_SWISH, GELU) or round their slopes to 8 bits (LEAKY_RELU). `lrn` has none: it stays float."""
 
 
 def lower(low: Lowering, op: Op) -> None:
