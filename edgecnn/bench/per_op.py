@@ -154,7 +154,8 @@ def _session_of(single: Graph, target: Target, options: EmitOptions, folder: Pat
         emitted = target.emit(single, own)
     except UnsupportedOp:
         return None
-    path = folder / f"op{target.suffix}"
+    # LiteRT maps the file as long as the session lives, so each has its own.
+    path = folder / f"op{len(list(folder.iterdir()))}{target.suffix}"
     path.write_bytes(emitted.data)
     session = open_session(path, threads=threads)
     session.set_inputs(random_arrays(session.inputs, seed=0))
