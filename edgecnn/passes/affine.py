@@ -42,6 +42,33 @@ class Affine:
         return Affine(scale, beta - mean * scale)
 
     @staticmethod
+    def of_arithmetic(graph: Graph, op: Op) -> Affine:
+        """The map of an `add`, `sub` or `mul` of a value and a constant, without its fused activation.
+
+        Raises:
+            Refused: no operand or both are constant, or the constant is not one number per channel.
+        """
+        constants = [i for i in op.inputs if graph.value(i).is_const]
+        if len(constants) != 1:
+            raise Refused(f"`{op.output}` has {len(constants)} constant operands")
+        constant = constants[0]
+        source = next(i for i in op.inputs if i != constant)
+        shape = graph.shape(source)
+        if graph.shape(op.output) != shape or len(shape) < 2:
+            raise Refused(f"the constant `{constant}` widens `{source}`")
+        data = graph.const(constant).astype(np.float64)
+        data = data.reshape((1,) * (len(shape) - data.ndim) + data.shape)
+        if data.size != data.shape[1]:
+            raise Refused(f"the constant `{constant}` is not one number per channel")
+        number = np.broadcast_to(data.ravel(), shape[1:2])
+        one, zero = np.ones(shape[1]), np.zeros(shape[1])
+        if op.kind == "mul":
+            return Affine(number, zero)
+        if op.kind == "add":
+            return Affine(one, number)
+        return Affine(one, -number) if op.inputs[0] == source else Affine(-one, number)
+
+    @staticmethod
     def uniform(channels: int, *, scale: float = 1.0, shift: float = 0.0) -> Affine:
         """The same scale and shift for every channel."""
         return Affine(np.full(channels, scale), np.full(channels, shift))
@@ -55,6 +82,10 @@ class Affine:
     def without_shift(self) -> Affine:
         """The scale alone."""
         return Affine(self.scale, np.zeros_like(self.shift))
+
+    def then(self, later: Affine) -> Affine:
+        """This map and `later` on what it gives, as one."""
+        return Affine(later.scale * self.scale, later.scale * self.shift + later.shift)
 
     @property
     def positive_factor(self) -> float | None:

@@ -150,30 +150,13 @@ def _fold_constant(graph: Graph, op: Op) -> tuple[Graph, str] | None:
     if len(constants) != 1:
         return None
     source = next(i for i in op.inputs if i != constants[0])
-    affine = _affine_of(graph, op, source, constants[0])
+    affine = Affine.of_arithmetic(graph, op)
     edit = graph.edit()
     targets = layers_behind(graph, source, affine, reader=op)
     folded = {layer.output: fold_after(edit, layer, share) for layer, share in targets}
     last = absorb(edit, folded.get(source, graph.makers[source]), op)
     _carry_clip(edit, last, op)
     return edit.finish(), "constant into " + ", ".join(f"`{name}`" for name in folded)
-
-
-def _affine_of(graph: Graph, op: Op, source: str, constant: str) -> Affine:
-    shape = graph.shape(source)
-    if graph.shape(op.output) != shape or len(shape) < 2:
-        raise Refused(f"the constant `{constant}` widens `{source}`")
-    data = graph.const(constant).astype(np.float64)
-    data = data.reshape((1,) * (len(shape) - data.ndim) + data.shape)
-    if data.size != data.shape[1]:
-        raise Refused(f"the constant `{constant}` is not one number per channel")
-    number = np.broadcast_to(data.ravel(), shape[1:2])
-    one, zero = np.ones(shape[1]), np.zeros(shape[1])
-    if op.kind == "mul":
-        return Affine(number, zero)
-    if op.kind == "add":
-        return Affine(one, number)
-    return Affine(one, -number) if op.inputs[0] == source else Affine(-one, number)
 
 
 def _carry_clip(edit: Editor, last: Op, op: Op) -> None:

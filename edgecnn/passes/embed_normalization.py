@@ -1,27 +1,24 @@
 """Moves the normalisation of the input into the first convolutions, so that the graph takes raw pixels.
 
 With pixels p in 0...S (S is `input_scale`, 255 for bytes) the net has seen x = (p / S - mean) / std, a map per channel,
-x = s * p + t with s = 1 / (S * std) and t = -mean / std. It goes into a convolution W x + b that reads the input as
-(W s) p + (W t + b) (`passes.affine`). At a border the convolution has seen x = 0, which is p = S * mean and not p = 0:
-so its padding moves into a `pad` op with that value per channel, and the convolution itself pads no more. Exact at the
-borders too. Convolutions with the same padding share one pad op; without padding there is none.
+x = s * p + t with s = 1 / (S * std) and t = -mean / std. With what the net itself does to x channel by channel it moves
+into the convolutions that read the result (`passes.input_map`), whose padding of x = 0 becomes one of p = S * mean.
 
-Where something other than a convolution reads the input, a depthwise 1x1 convolution in front computes x instead.
+Where something other than a convolution reads the result, a depthwise 1x1 convolution in front computes it instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from edgecnn.errors import UsageError
-from edgecnn.ir.graph import Array, Editor, Graph, Note, Op, Pass, Source
-from edgecnn.ir.ops import attrs_of
-from edgecnn.passes.affine import Affine, depthwise, fold_before
+from edgecnn.ir.graph import Array, Graph, Note, Pass, Source
+from edgecnn.passes.affine import Affine, Refused, depthwise
 from edgecnn.passes.cleanup import cleanup
+from edgecnn.passes.input_map import input_map, into_convolutions
 
 RULE = "embed_normalization"
 
@@ -53,11 +50,13 @@ def _embed_normalization(
     graph, notes = cleanup(graph)  # a pad op in front of a convolution becomes the convolution's own padding
     source = graph.inputs[0]
     affine = Affine(1 / (input_scale * std_c), -mean_c / std_c)
-    zero = mean_c * input_scale  # the pixel that the net has seen as 0
-    if why := _obstacle(graph, source, may_pad=pad_per_channel):
-        graph, embedded = _normalise_in_front(graph, source, affine, why)
-    else:
-        graph, embedded = _into_convolutions(graph, source, affine, zero)
+    mapped, own = input_map(graph, source)
+    if own is not None:
+        affine = affine.then(own)
+    try:
+        graph, embedded = into_convolutions(graph, source, mapped, affine, rule=RULE, may_pad=pad_per_channel)
+    except Refused as why:
+        graph, embedded = _normalise_in_front(graph, source, mapped, affine, str(why))
     return graph, notes + embedded
 
 
@@ -83,44 +82,9 @@ def _per_channel(graph: Graph, mean: Sequence[float], std: Sequence[float]) -> t
     return mean_c, std_c
 
 
-def _obstacle(graph: Graph, source: str, *, may_pad: bool) -> str | None:
-    """Why the map cannot move into the readers of the input; None if it can."""
-    if source in graph.outputs:
-        return f"`{source}` is also an output of the graph"
-    for reader in graph.users[source]:
-        if reader.kind != "conv":
-            return f"`{reader.output}`, which is {reader.kind}, reads it"
-        if not may_pad and any(attrs_of(reader)["pad"]):
-            return f"`{reader.output}` pads, and the target cannot pad with a value per channel"
-    return None
-
-
-def _into_convolutions(graph: Graph, source: str, affine: Affine, zero: Array) -> tuple[Graph, list[Note]]:
-    edit, notes = graph.edit(), []
-    padded: dict[tuple[int, ...], str] = {(0, 0, 0, 0): source}
-    for conv in graph.users[source]:
-        pad = attrs_of(conv)["pad"]
-        if pad not in padded:
-            padded[pad] = _insert_pad(edit, source, pad, zero, conv.source)
-        moved = replace(conv, inputs=(padded[pad], *conv.inputs[1:])).with_attrs(pad=(0, 0, 0, 0))
-        edit.swap(conv, moved)
-        fold_before(edit, moved, affine)
-        border = f", padded by `{padded[pad]}`" if any(pad) else ""
-        notes.append(Note(RULE, source, True, f"into `{conv.output}`{border}"))
-    return edit.finish(), notes
-
-
-def _insert_pad(edit: Editor, source: str, pad: tuple[int, ...], zero: Array, origin: Source) -> str:
-    top, bottom, left, right = pad
-    batch, channels, height, width = edit.values[source].shape
-    name = edit.activation(f"{source}_pad", (batch, channels, height + top + bottom, width + left + right))
-    edit.insert(Op("pad", (source,), name, {"pad": pad, "value": tuple(float(v) for v in zero)}, origin))
-    return name
-
-
-def _normalise_in_front(graph: Graph, source: str, affine: Affine, why: str) -> tuple[Graph, list[Note]]:
+def _normalise_in_front(graph: Graph, source: str, mapped: str, affine: Affine, why: str) -> tuple[Graph, list[Note]]:
     edit = graph.edit()
     name = edit.activation(f"{source}_normalized", graph.shape(source))
-    edit.redirect(source, name)
+    edit.redirect(mapped, name)
     edit.insert(depthwise(edit, affine, source=source, output=name, origin=Source()))
     return edit.finish(), [Note(RULE, source, True, f"by a depthwise 1x1 convolution `{name}`, because {why}")]

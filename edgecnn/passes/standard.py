@@ -10,9 +10,11 @@ from edgecnn.ir.graph import Graph, Note, Pass
 from edgecnn.passes.cleanup import cleanup
 from edgecnn.passes.fold_batchnorm import fold_batchnorm
 from edgecnn.passes.fuse_activation import fuse_activation
+from edgecnn.passes.input_map import fold_input_map
 
 STANDARD: tuple[Pass, ...] = (
     cleanup,  # nothing idle stands between a layer and its batch norm
+    fold_input_map,  # before a batch norm on the input becomes a layer of its own
     fold_batchnorm,  # before activations are fused: a map cannot pass a clip
     cleanup,  # `conv + 3`, now that the conv is next to it
     fuse_activation,
