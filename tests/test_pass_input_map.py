@@ -49,6 +49,38 @@ def test_without_padding_no_op_is_left_of_the_map() -> None:
     assert notes == ["fold_input_map: c (into `y`)"]
 
 
+PARTS = (
+    "a = slice(x) axis=1 start=0 stop=1",
+    "b = slice(x) axis=1 start=1 stop=2",
+    "c = slice(x) axis=1 start=2 stop=3",
+    "d = mul(a, q[])",
+    "e = add(d, r[])",
+    "f = mul(c, u[])",
+)
+
+
+def test_channels_that_are_mapped_one_by_one_count_too() -> None:
+    graph = graph_of(*PARTS, "n = concat(e, b, f) axis=1", "y = conv(n, w[4,3,3,3]) pad=(1,1,1,1)")
+    for name, number in (("q", 0.5), ("r", 1.0), ("u", 2.0)):
+        graph.const(name)[...] = number
+    after, notes = folded(graph)
+    assert after[0] == "x_pad = pad(x) pad=(1,1,1,1) value=(-2.0,0.0,0.0)"
+    assert [line.partition(" = ")[2].partition("(")[0] for line in after[:-1]] == ["pad", "conv"]
+    assert notes == ["fold_input_map: n (into `y`, padded by `x_pad`)"]
+
+
+@pytest.mark.parametrize("together", ["n = concat(b, e, f) axis=1", "n = concat(e, b, f, b) axis=1"])
+def test_channels_in_another_order_or_number_are_no_map(together: str) -> None:
+    width = together.count(",") + 1
+    graph = graph_of(*PARTS, together, f"y = conv(n, w[4,{width},3,3])")
+    assert folded(graph) == (body(graph), [])
+
+
+def test_channels_of_which_some_are_missing_are_no_map() -> None:
+    graph = graph_of(*PARTS[:2], *PARTS[3:5], "n = concat(e, b) axis=1", "y = conv(n, w[4,2,3,3])")
+    assert folded(graph) == (body(graph), [])
+
+
 def test_several_convolutions_of_any_groups_read_the_map() -> None:
     after, _ = folded(
         graph_of(

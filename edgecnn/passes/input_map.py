@@ -1,16 +1,19 @@
 """Moves a map per channel that stands between the input and the first convolutions into these.
 
 Many nets normalise their image themselves, `(x - mean) / std` or `x * scale + shift`, as GoogLeNet and Inception v3 do
-to make ImageNet's normalisation theirs. Such a chain of arithmetic with constants is y = scale * x + shift per channel,
-and a convolution W y + b that reads it is (W scale) x + (W shift + b) (`passes.affine`). At a border the convolution
-has seen y = 0, which is x = -shift / scale: so its padding moves into a `pad` op with that value per channel, and the
-convolution itself pads no more. Exact at the borders too. Convolutions with the same padding share one pad op; without
-padding there is none.
+to make ImageNet's normalisation theirs, all channels at once or one by one. Such arithmetic with constants is a map
+y = scale * x + shift per channel, and a convolution W y + b that reads it is (W scale) x + (W shift + b)
+(`passes.affine`). At a border the convolution has seen y = 0, which is x = -shift / scale: so its padding moves into a
+`pad` op with that value per channel, and the convolution itself pads no more. Exact at the borders too. Convolutions
+with the same padding share one pad op; without padding there is none.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
 
 from edgecnn.ir.graph import Array, Editor, Graph, Note, Op, Source
 from edgecnn.ir.ops import NO_CLIP, attrs_of
@@ -38,21 +41,53 @@ def fold_input_map(graph: Graph) -> tuple[Graph, list[Note]]:
 
 
 def input_map(graph: Graph, source: str) -> tuple[str, Affine | None]:
-    """The last value of the chain of maps per channel that begins at the input `source`, and all of them as one.
+    """The last value of what happens per channel to the input `source`, and all of it as one map.
 
-    `source` itself and None if there is no chain.
+    Channels may be cut apart, mapped each in its own way, and put together again in their order. `source` itself and
+    None if nothing happens.
     """
-    name, whole = source, None
-    while (op := graph.only_user(name)) is not None:
-        try:
-            step = _step(graph, op, name)
-        except Refused:
-            break
-        name, whole = op.output, step if whole is None else whole.then(step)
+    name, whole = _chain(graph, source)
+    if (parts := _parts(graph, name)) is not None:
+        end, mapped = parts
+        name, later = _chain(graph, end)
+        whole = _composed(_composed(whole, mapped), later)
     return name, whole
 
 
-def _step(graph: Graph, op: Op, source: str) -> Affine:
+def _chain(graph: Graph, source: str) -> tuple[str, Affine | None]:
+    name, whole = source, None
+    while (op := graph.only_user(name)) is not None:
+        try:
+            step = _step(graph, op)
+        except Refused:
+            break
+        name, whole = op.output, _composed(whole, step)
+    return name, whole
+
+
+def _parts(graph: Graph, source: str) -> tuple[str, Affine] | None:
+    """The concatenation of all slices of `source`, with what happened to each on the way."""
+    cuts = graph.users[source]
+    if not cuts or any(cut.kind != "slice" or cut.attrs["axis"] != 1 for cut in cuts):
+        return None
+    cuts = tuple(sorted(cuts, key=lambda cut: cut.attrs["start"]))
+    bounds = [(cut.attrs["start"], cut.attrs["stop"]) for cut in cuts]
+    whole = (0, *(stop for _, stop in bounds))
+    if bounds != list(pairwise(whole)) or whole[-1] != graph.shape(source)[1]:
+        return None
+    ends, maps = zip(*(_chain(graph, cut.output) for cut in cuts), strict=True)
+    together = graph.only_user(ends[0])
+    if together is None or together.kind != "concat" or together.attrs["axis"] != 1 or together.inputs != ends:
+        return None
+    known = [m or Affine.uniform(stop - start) for m, (start, stop) in zip(maps, bounds, strict=True)]
+    return together.output, Affine(np.concatenate([m.scale for m in known]), np.concatenate([m.shift for m in known]))
+
+
+def _composed(first: Affine | None, second: Affine | None) -> Affine | None:
+    return second if first is None else first if second is None else first.then(second)
+
+
+def _step(graph: Graph, op: Op) -> Affine:
     if op.kind == "batch_norm":
         return Affine.of_batch_norm(graph, op)
     if op.kind not in ("add", "sub", "mul") or attrs_of(op)["clip"] != NO_CLIP:
@@ -83,7 +118,8 @@ def into_convolutions(
     for conv in readers:
         pad = attrs_of(conv)["pad"]
         if pad not in padded:
-            padded[pad] = _insert_pad(edit, source, pad, -affine.shift / affine.scale, conv.source)
+            zero = -affine.shift / affine.scale + 0.0  # no negative zeros
+            padded[pad] = _insert_pad(edit, source, pad, zero, conv.source)
         moved = replace(conv, inputs=(padded[pad], *conv.inputs[1:])).with_attrs(pad=(0, 0, 0, 0))
         edit.swap(conv, moved)
         fold_before(edit, moved, affine)
