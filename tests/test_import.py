@@ -87,6 +87,7 @@ LAYERS: dict[str, tuple[nn.Module, Kinds]] = {
     "avg_pool_ceil_inside": (nn.AvgPool2d((2, 5), 2, 0, ceil_mode=True, count_include_pad=False), ["avg_pool"]),
     "adaptive_1": (nn.AdaptiveAvgPool2d(1), ["global_pool"]),
     "adaptive_3x4": (nn.AdaptiveAvgPool2d((3, 4)), ["avg_pool"]),
+    "adaptive_overlapping": (nn.AdaptiveAvgPool2d((8, 11)), ["avg_pool"]),
     "adaptive_max": (nn.AdaptiveMaxPool2d(1), ["max_pool"]),
     "zero_pad": (nn.ZeroPad2d((1, 2, 0, 3)), ["pad"]),
     "constant_pad": (nn.ConstantPad2d((1, -2, 0, 3), 0.5), ["slice", "pad"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from edgecnn.ir.aten import pair, rule, sides
@@ -64,13 +65,28 @@ def _adaptive_pool(at: Site, x: Entry, output: Any) -> Entry:
         return name
     if want == (1, 1) and average:
         return at.emit("global_pool", name)
-    if any(s % w for s, w in zip(size, want, strict=True)):
+    windows = [_even_windows(s, w) for s, w in zip(size, want, strict=True)]
+    if None in windows:
         raise at.refuse(
             f"pools {size[0]}x{size[1]} to {want[0]}x{want[1]}, whose windows are not all alike",
             do="choose an input size that the output size divides",
         )
-    kernel = (size[0] // want[0], size[1] // want[1])
-    return at.emit("avg_pool" if average else "max_pool", name, kernel=kernel, stride=kernel)
+    kernel, stride = zip(*windows, strict=True)
+    return at.emit("avg_pool" if average else "max_pool", name, kernel=kernel, stride=stride)
+
+
+def _even_windows(size: int, count: int) -> tuple[int, int] | None:
+    """Kernel and stride of PyTorch's `count` adaptive windows over `size`; None if they are not evenly spaced alike.
+
+    Window i reaches from i * size / count, rounded down, to (i + 1) * size / count, rounded up. 14 to 7 are windows of
+    two side by side; 8 to 7, as in VGG on 256x256 images, windows of two that overlap.
+    """
+    starts = [i * size // count for i in range(count)]
+    lengths = {-(-(i + 1) * size // count) - start for i, start in enumerate(starts)}
+    steps = {b - a for a, b in pairwise(starts)} or lengths
+    if len(lengths) > 1 or len(steps) > 1 or 0 in steps:
+        return None
+    return min(lengths), min(steps)
 
 
 @rule("mean")
