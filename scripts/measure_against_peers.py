@@ -68,7 +68,7 @@ FAMILIES = (
     "shufflenet_v1",
     "efficientnet_lite0",
     "efficientnet_v2_s",
-    "nasnet_mobile",
+    "nasnet_a_mobile",
 )
 """One net per family beside those of the goals; `--nets families` measures them."""
 
