@@ -21,7 +21,7 @@ import torch
 from edgecnn.errors import CheckFailed
 from edgecnn.ir.cut import cut
 from edgecnn.ir.graph import Array, Graph, Op
-from edgecnn.ir.quantized import apply_codes, run_codes
+from edgecnn.ir.quantized import apply_codes, run_codes, stored
 from edgecnn.ir.reference import run
 from edgecnn.runtime.session import Session
 from edgecnn.targets.engine import open_session
@@ -338,7 +338,7 @@ def _op_difference(
     path = folder / f"op{target.suffix}"
     path.write_bytes(emitted.data)
     inputs = {n: codes[n][:1] for n in single.inputs}
-    expected = apply_codes(graph, op, [codes[n][:1] if n in codes else graph.value(n).codes for n in op.inputs])
+    expected = apply_codes(graph, op, [codes[n][:1] if n in codes else stored(graph.value(n)) for n in op.inputs])
     with closing(open_session(path)) as session:
         found = session.run([to_artifact(inputs[n], nhwc=target.nhwc) for n in single.inputs])
     got = from_artifact(found[0], graph.shape(op.output), nhwc=target.nhwc).astype(np.int64)

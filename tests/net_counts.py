@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgecnn.data.settings import read_toml
-from edgecnn.nets import build_net
+from edgecnn.nets import build_net, deform  # noqa: F401  (defines its operator)
 
 aten = torch.ops.aten
 
@@ -30,7 +30,7 @@ class MacCount(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is aten.convolution.default:
+        if func in (aten.convolution.default, torch.ops.edgecnn.deform_conv2d.default):
             self.macs += args[1].numel() * prod(out.shape[2:])
         elif func is aten.addmm.default:
             self.macs += args[2].numel()

@@ -18,6 +18,11 @@ LINES = {
     "conv.plain": "y = conv(x, w[6,4,1,1])",
     "conv.depthwise": "y = conv(x, w[4,1,3,3], b[4]) pad=(0,1,0,1) groups=4 clip=(0.0,6.0)",
     "conv.grouped": "y = conv(x, w[6,2,3,3], b[6]) groups=2 dilation=(2,2) clip=(-0.1,0.2)",
+    "deform_conv": "o = conv(x, wo[18,4,3,3], bo[18]) pad=(1,1,1,1)\n"
+    "y = deform_conv(x, w[6,4,3,3], b[6], o) pad=(1,1,1,1)",
+    "deform_conv.modulated": "o = conv(x, wo[16,4,2,2], bo[16]) stride=(2,2) pad=(1,0,0,1)\n"
+    "c = conv(x, wm[8,4,2,2], bm[8]) stride=(2,2) pad=(1,0,0,1)\nm = sigmoid(c)\n"
+    "y = deform_conv(x, w[6,2,2,2], b[6], o, m) stride=(2,2) pad=(1,0,0,1) clip=(0.0,6.0)",
     "linear": "f = flatten(x)\ny = linear(f, w[5,256], b[5])",
     "linear.map": "y = linear(x, w[5,8], b[5]) clip=(0.0,None)",
     "batch_norm": "y = batch_norm(x, gamma[4], beta[4], mean[4], var[4]) eps=1e-05",

@@ -101,6 +101,32 @@ def _convolution(
     return str(_conv2d(at, x, w, b, stride, padding, dilation, groups))
 
 
+@rule("edgecnn::deform_conv2d")
+def _deform_conv(
+    at: Site,
+    x: Entry,
+    w: Entry,
+    offset: Entry,
+    mask: Entry,
+    b: Entry,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+) -> str:
+    weight = at.const(w, "weight")
+    bias = b if b is not None else Const(torch.zeros(at.shape(weight)[0]))
+    moved = [at.act(offset), *(() if mask is None else (at.act(mask),))]
+    inputs = (at.act(x), weight, at.const(bias, "bias"), *moved)
+    return at.emit("deform_conv", *inputs, stride=pair(stride), pad=sides(padding), dilation=pair(dilation))
+
+
+@rule("torchvision::deform_conv2d")
+def _torchvision_deform_conv(at: Site, x: Entry, w: Entry, offset: Entry, mask: Entry, b: Entry, *rest: Any) -> str:
+    *sizes, _, _, use_mask = rest  # both numbers of groups follow from the shapes
+    stride, padding, dilation = sizes[0:2], sizes[2:4], sizes[4:6]
+    return str(_deform_conv(at, x, w, offset, mask if use_mask else None, b, stride, padding, dilation))
+
+
 @rule("linear")
 def _linear(at: Site, x: Entry, w: Entry, b: Entry = None) -> str:
     name, weight = at.act(x), at.const(w, "weight")

@@ -16,7 +16,7 @@ from edgecnn.ir.graph import Graph, Op
 from edgecnn.ir.ops import attrs_of
 from edgecnn.ir.reference import apply
 
-_TRAINABLE = {"conv": (1, 2), "linear": (1, 2), "batch_norm": (1, 2)}
+_TRAINABLE = {"conv": (1, 2), "deform_conv": (1, 2), "linear": (1, 2), "batch_norm": (1, 2)}
 """Which inputs of a kind are parameters; all other constants are buffers (running statistics, fixed factors)."""
 
 

@@ -68,6 +68,29 @@ def _conv(a: Attrs, s: list[Shape]) -> Shape:
     return _windows(x, w[0], w[2:], a)
 
 
+# deform_conv: x, w OIHW, b, offset and, in v2, mask; all as for `nets.deform.deform_conv2d`, which says how groups lie.
+@_kind(
+    "deform_conv",
+    (4, 5),
+    "2-D convolution of pixels that an offset names",
+    stride=(1, 1),
+    pad=(0, 0, 0, 0),
+    dilation=(1, 1),
+    clip=NO_CLIP,
+)
+def _deform_conv(a: Attrs, s: list[Shape]) -> Shape:
+    x, w, _, offset, *mask = s
+    taps = w[2] * w[3]
+    y = _windows(x, w[0], w[2:], a)
+    groups, rest = divmod(offset[1], 2 * taps)
+    places = [(y[0], 2 * taps * groups, *y[2:]), (y[0], taps * groups, *y[2:])]
+    if rest or not groups or x[1] % groups or x[1] % w[1] or w[0] % (x[1] // w[1]):
+        raise ValueError(f"deform_conv of {x[1]} channels with offsets of shape {offset} and a weight of shape {w}")
+    if [offset, *mask] != places[: 1 + len(mask)]:
+        raise ValueError(f"deform_conv to {y} with offsets and masks of shapes {[offset, *mask]}")
+    return y
+
+
 @_kind("linear", (2, 3), "x @ w.T + b over the last axis", clip=NO_CLIP)
 def _linear(a: Attrs, s: list[Shape]) -> Shape:
     if s[0][-1] != s[1][1]:
@@ -219,6 +242,6 @@ def macs_of(graph: Graph, op: Op) -> int:
 
     A convolution's zero weights count as they execute; `batch_norm`, bias, activations and pools count nothing.
     """
-    if op.kind not in ("conv", "linear"):
+    if op.kind not in ("conv", "deform_conv", "linear"):
         return 0
-    return prod(graph.shape(op.inputs[1])) * prod(graph.shape(op.output)[2:] if op.kind == "conv" else ())
+    return prod(graph.shape(op.inputs[1])) * prod(graph.shape(op.output)[2:] if op.kind != "linear" else ())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgecnn.ir.graph import Array, Graph, Op
 from edgecnn.ir.ops import attrs_of
+from edgecnn.nets.deform import deform_conv2d_decomposed
 
 Attrs = Mapping[str, Any]
 FLOAT: dict[str, Callable[..., Tensor]] = {}
@@ -50,6 +51,13 @@ def _conv(a: Attrs, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     else:
         y = F.conv2d(pad_nchw(x, a["pad"], 0.0), w, b, a["stride"], 0, a["dilation"], a["groups"])
     return clipped(a, y)
+
+
+@_meaning("deform_conv")
+def _deform_conv(a: Attrs, x: Tensor, w: Tensor, b: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+    top, _, left, _ = a["pad"]  # around the image everything is zero, so only where it begins matters
+    geometry = (list(a["stride"]), [top, left], list(a["dilation"]))
+    return clipped(a, deform_conv2d_decomposed(x, w, offset, mask, b, *geometry))
 
 
 @_meaning("linear")

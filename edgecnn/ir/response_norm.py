@@ -99,7 +99,7 @@ def _is_square_of(node: fx.Node, source: fx.Node) -> bool:
     name = aten_name(node)
     if name == "mul":
         return node.args[0] is source and node.args[1] is source
-    return node.args[0] is source and (name == "square" or (name == "pow" and node.args[1] == 2))
+    return node.args[0] is source and (name == "square" or (name == "pow" and bool(node.args[1] == 2)))
 
 
 def _is_window(chain: list[fx.Node], shape: tuple[int, ...], attrs: dict[str, Any]) -> bool:
@@ -116,4 +116,4 @@ def _is_window(chain: list[fx.Node], shape: tuple[int, ...], attrs: dict[str, An
     sums = torch.stack([padded[:, i : i + shape[1]] for i in range(size)]).sum(0)
     expected = attrs["k"] + attrs["alpha"] / size * sums
     # Both add up to `size` numbers below 1 in float64; another window differs by the numbers themselves.
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-12, atol=0.0)
+    return tuple(found.shape) == shape and bool(torch.allclose(found, expected, rtol=1e-12, atol=0.0))

@@ -333,11 +333,11 @@ def _did_you_mean(name: str, known: Any) -> str | None:
 def random_constant(kind: str, index: int, shape: tuple[int, ...], *, seed: tuple[int, ...]) -> Array:
     """Random float32 data for input `index` of an op: such that activations keep their size through deep graphs."""
     rng = np.random.default_rng(seed)
-    if kind in ("conv", "linear") and index == 1:
+    if kind in ("conv", "deform_conv", "linear") and index == 1:
         data = rng.standard_normal(shape) * (2.0 / max(prod(shape[1:]), 1)) ** 0.5
     elif kind == "batch_norm" and index in (1, 4):  # gamma and the variance
         data = rng.uniform(0.5, 1.5, shape)
-    elif kind in ("conv", "linear", "batch_norm"):
+    elif kind in ("conv", "deform_conv", "linear", "batch_norm"):
         data = rng.standard_normal(shape) * 0.1
     else:
         data = rng.standard_normal(shape)

@@ -19,7 +19,7 @@ from edgecnn.ir.graph import Array, Editor, Graph, Op, Source, Value
 from edgecnn.ir.ops import NO_CLIP, Clip, attrs_of
 from edgecnn.passes import clips
 
-LAYERS = frozenset({"conv", "linear"})
+LAYERS = frozenset({"conv", "deform_conv", "linear"})
 """Kinds that have a weight and a bias, so that an affine map can move into them."""
 
 
@@ -222,16 +222,16 @@ def _float64(edit: Editor, name: str) -> Array:
 
 
 def _bias(edit: Editor, layer: Op) -> Array:
-    if len(layer.inputs) == 3:
+    if len(layer.inputs) > 2:
         return _float64(edit, layer.inputs[2])
     return np.zeros(edit.values[layer.inputs[1]].shape[0])
 
 
 def _with_constants(edit: Editor, layer: Op, weight: Array, bias: Array) -> Op:
-    source, old_weight, *old_bias = layer.inputs
+    source, old_weight, *rest = layer.inputs
     inputs = [source, own_constant(edit, old_weight, weight)]
-    if old_bias:
-        inputs.append(own_constant(edit, old_bias[0], bias))
+    if rest:
+        inputs += [own_constant(edit, rest[0], bias), *rest[1:]]  # a deformable one has offsets behind its bias
     elif np.any(bias):
         inputs.append(edit.const(old_weight.removesuffix("weight").rstrip("_.") + "_bias", bias))
     changed = replace(layer, inputs=tuple(inputs))

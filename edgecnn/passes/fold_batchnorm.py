@@ -83,6 +83,8 @@ def _into_layers_after(graph: Graph, norm: Op, affine: Affine) -> tuple[Graph, N
 def _check_takes_input_map(graph: Graph, norm: Op, user: Op) -> None:
     if user.kind not in LAYERS:
         raise Refused(f"`{user.output}` behind it is {user.kind}")
+    if user.kind == "deform_conv":
+        raise Refused(f"`{user.output}` behind it reads zeros where its offsets leave the image")
     if any(attrs_of(user).get("pad", ())):
         raise Refused(f"`{user.output}` behind it pads with zeros, which the shift would have to reach")
     if user.kind == "linear" and len(graph.shape(norm.output)) != 2:

@@ -28,6 +28,8 @@ def stays_float(graph: Graph, op: Op, scheme: Scheme) -> str | None:
     """Why `op` computes in float under `scheme`; None if it computes on codes."""
     if op.kind in scheme.float_kinds:
         return f"`{op.kind}` stays float in {scheme.name}"
+    if op.kind == "deform_conv":
+        return "it reads in between pixels, which no integer kernel does"
     if op.kind == "batch_norm":
         return "a batch_norm that was not folded has no integer form"
     if op.kind in ("conv", "linear") and any(not graph.value(i).is_const for i in op.inputs[1:]):

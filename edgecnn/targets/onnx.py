@@ -19,6 +19,9 @@ from edgecnn.targets.target import EmitOptions, Emitted
 OPSET, IR_VERSION = 17, 8
 """The lowest that serve: HardSwish needs 14, per-channel DequantizeLinear 13; TensorRT 8 reads up to 17."""
 
+NEWER = {"deform_conv": (19, 9)}
+"""Kinds that need a newer operator set and version of the format."""
+
 _ELEMENT = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 
 
@@ -55,8 +58,9 @@ def emit(graph: Graph, options: EmitOptions, *, form: Form = PLAIN) -> Emitted:
     known = helper.make_graph(
         w.nodes, graph.name, inputs, outputs, list(w.initializers.values()), value_info=_value_info(w)
     )
+    opset, ir_version = max((NEWER[op.kind] for op in graph.ops if op.kind in NEWER), default=(OPSET, IR_VERSION))
     model = helper.make_model(
-        known, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgecnn"
+        known, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version, producer_name="edgecnn"
     )
     model.producer_version = __version__
     helper.set_model_props(model, dict(sorted({**ends.quantization, **options.metadata}.items())))

@@ -34,6 +34,7 @@ MOVES = frozenset(
 WEIGHT_AT = {
     "Conv": 1,
     "FusedConv": 1,
+    "DeformConv": 1,
     "ConvInteger": 1,
     "Gemm": 1,
     "FusedGemm": 1,
@@ -45,7 +46,7 @@ WEIGHT_AT = {
     "QLinearMatMul": 3,
     "QGemm": 3,
 }
-CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv"})
+CONVOLUTIONS = frozenset({"Conv", "FusedConv", "DeformConv", "ConvInteger", "QLinearConv"})
 QUANTISED = re.compile(r"QLinear\w+|QGemm|QuantizeLinear|DequantizeLinear|\w*Integer|DynamicQuantizeMatMul")
 
 
@@ -150,6 +151,8 @@ def _place(model: _Model, node: onnx.NodeProto, precision: Precision, codes: boo
         return "fast", ""
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return "outside", "converts between codes and float32 in the middle of the net"
+    if node.op_type == "DeformConv":
+        return "outside", "computed in float32: the engine has no integer kernel for it"
     if node.op_type in WEIGHT_AT:
         return "outside", "computed in float32: it has no Q/DQ on some input or output, or the engine did not fuse them"
     return "outside", "computed in float32"

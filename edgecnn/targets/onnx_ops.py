@@ -7,6 +7,7 @@ writer quantises. Nothing here depends on whether the graph is quantised, except
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
@@ -23,6 +24,7 @@ FLOAT_KINDS = {
     "gelu": "ONNX Runtime has no integer GELU",
     "silu": "ONNX has no SiLU; Sigmoid and Mul are computed in float and fused (QuickGelu)",
     "hard_sigmoid": "ONNX Runtime has no integer hard-sigmoid; fold it into the convolution before it",
+    "deform_conv": "ONNX Runtime has no integer deformable convolution",
     "lrn": "ONNX Runtime has no integer LRN",
     "batch_norm": "it stands behind no convolution that it could be folded into",
 }
@@ -94,6 +96,22 @@ def _conv(w: Writer, op: Op) -> None:
         "group": a["groups"],
     }
     w.finish(op, w.node("Conv", inputs, w.result(op), **attrs))
+
+
+@_lowers("deform_conv")
+def _deform_conv(w: Writer, op: Op) -> None:
+    a = attrs_of(op)
+    x, weight, bias, offset, *mask = op.inputs
+    attrs = {
+        "kernel_shape": w.graph.shape(weight)[2:],
+        "strides": a["stride"],
+        "pads": _onnx_pads(a["pad"]),
+        "dilations": a["dilation"],
+        "group": w.graph.shape(x)[1] // w.graph.shape(weight)[1],
+        "offset_group": w.graph.shape(offset)[1] // (2 * prod(w.graph.shape(weight)[2:])),
+    }
+    inputs = [w.real(name, op) for name in (x, weight, offset, bias, *mask)]
+    w.finish(op, w.node("DeformConv", inputs, w.result(op), **attrs))
 
 
 @_lowers("linear")

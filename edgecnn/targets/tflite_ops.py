@@ -35,6 +35,7 @@ RULES: dict[str, Rule] = {
 }
 
 UNSUPPORTED: dict[str, str] = {
+    "deform_conv": "TFLite has no deformable convolution",
     "batch_norm": "the pass `fold_batchnorm` turns it into a convolution before",
 }
 """Kinds without a rule, and why."""
