@@ -17,6 +17,7 @@ from edgecnn.passes.fuse_activation import fuse_activation
 from edgecnn.passes.hetconv import hetconv
 from edgecnn.passes.input_map import fold_input_map
 from edgecnn.passes.linear_to_conv import linear_to_conv
+from edgecnn.passes.merge_branches import merge_branches
 from edgecnn.passes.standard import STANDARD, pass_name, run_passes
 
 
@@ -25,7 +26,16 @@ def standard(graph: Graph):
 
 
 # With each pass, how often it may round a constant: only hard_sigmoid's sixth is not a power of two.
-REWRITES = (fold_batchnorm, cleanup, fuse_activation, split_silu, expand_hard_swish, linear_to_conv, fold_input_map)
+REWRITES = (
+    fold_batchnorm,
+    cleanup,
+    merge_branches,
+    fuse_activation,
+    split_silu,
+    expand_hard_swish,
+    linear_to_conv,
+    fold_input_map,
+)
 EXACT = [(p, 0) for p in REWRITES]
 PASSES = [*EXACT, (partial(hetconv("dense")), 0), (standard, 0), (fold_hard_sigmoid, 1)]
 

@@ -11,12 +11,14 @@ from edgecnn.passes.cleanup import cleanup
 from edgecnn.passes.fold_batchnorm import fold_batchnorm
 from edgecnn.passes.fuse_activation import fuse_activation
 from edgecnn.passes.input_map import fold_input_map
+from edgecnn.passes.merge_branches import merge_branches
 
 STANDARD: tuple[Pass, ...] = (
     cleanup,  # nothing idle stands between a layer and its batch norm
     fold_input_map,  # before a batch norm on the input becomes a layer of its own
     fold_batchnorm,  # before activations are fused: a map cannot pass a clip
     cleanup,  # `conv + 3`, now that the conv is next to it
+    merge_branches,  # of layers that hold their batch norms
     fuse_activation,
     cleanup,  # `clip(conv + 3, 0, 6) / 6`, now that the clip is in the conv
 )
