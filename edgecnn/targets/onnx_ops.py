@@ -202,13 +202,21 @@ def _clip(w: Writer, op: Op) -> None:
 @_lowers("max_pool")
 def _max_pool(w: Writer, op: Op) -> None:
     a = attrs_of(op)
+    x, pad = w.read(op.inputs[0], op), a["pad"]
+    (height, width), q = a["kernel"], w.graph.value(op.output).q
+    if any(side >= size for side, size in zip(pad, (height, height, width, width), strict=True)):
+        # ONNX Runtime pads by less than the kernel, and one with gaps that hangs over the end reaches further.
+        lowest = np.asarray(np.finfo(np.float32).min)
+        if q is not None and w.moves_codes(op):
+            lowest = np.asarray(q.qmin, q.dtype)
+        x, pad = _padded(w, x, pad, lowest, w.fresh(f"{op.output}/padded")), (0, 0, 0, 0)
     attrs = {
         "kernel_shape": a["kernel"],
         "strides": a["stride"],
-        "pads": _onnx_pads(a["pad"]),
+        "pads": _onnx_pads(pad),
         "dilations": a["dilation"],
     }
-    w.finish(op, w.node("MaxPool", [w.read(op.inputs[0], op)], w.result(op), **attrs))
+    w.finish(op, w.node("MaxPool", [x], w.result(op), **attrs))
 
 
 @_lowers("avg_pool")

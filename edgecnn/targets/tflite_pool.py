@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgecnn.ir.graph import Array, Graph, Op, QParams
 from edgecnn.ir.ops import SAME_CODES, attrs_of
 from edgecnn.targets.tflite_conv import Window, zero_bias
 from edgecnn.targets.tflite_file import Tensor
-from edgecnn.targets.tflite_lower import Constant, Lowering, NotLowered, Pad
+from edgecnn.targets.tflite_lower import Constant, Lowering, Pad
 
 
 def global_pool(low: Lowering, op: Op) -> Tensor:
@@ -22,18 +24,42 @@ def global_pool(low: Lowering, op: Op) -> Tensor:
 def max_pool(low: Lowering, op: Op) -> Tensor:
     """MAX_POOL_2D; padding that SAME cannot say is zeros if nothing is below zero, else the smallest number."""
     a, x = attrs_of(op), low.read(op.inputs[0])
-    if a["dilation"] != (1, 1):
-        raise NotLowered("MAX_POOL_2D has no dilation")
-    window = Window(a["kernel"], a["stride"], a["pad"])
+    window = Window(a["kernel"], a["stride"], a["pad"], a["dilation"])
     if window.kernel == (1, 1) and not any(window.pad):
-        # Every other pixel: XNNPACK has no pool of one pixel, but a convolution with weight 1 is the same.
-        return _window_sums(low, op, x, window, 1.0)
-    padding, rest = window.scheme(x.shape[1:3], low.shape(op.output)[1:3])
+        return _picked(low, op, x, window.stride)
+    # What XNNPACK's pool cannot do is done at every place, and the places of the stride are picked from that.
+    gaps = window.dilation != (1, 1)
+    everywhere = gaps or any(s > k for s, k in zip(window.stride, window.kernel, strict=True))
+    padding, rest = window.scheme(x.shape[1:3], low.shape(op.output)[1:3], same=not everywhere)
     if any(rest) and _never_negative(low.graph, op.inputs[0]):
         x = _pad_as_matrix(low, x, rest)
     else:
         x = low.pad_constant(x, rest, np.asarray(np.finfo(np.float32).min if x.q is None else x.q.qmin))
-    return _pool(low, "MAX_POOL_2D", x, window, padding)
+    if not everywhere:
+        return _pool(low, x, window, padding)
+    y = _dilated(low, x, window) if gaps else _pool(low, x, replace(window, stride=(1, 1)), "VALID", inside=True)
+    return _picked(low, op, y, window.stride)
+
+
+def _picked(low: Lowering, op: Op, x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Every pixel of the stride: XNNPACK has no pool of one pixel, but a convolution with weight 1 is the same."""
+    return _window_sums(low, op, x, Window((1, 1), stride, (0, 0, 0, 0)), 1.0)
+
+
+def _dilated(low: Lowering, x: Tensor, window: Window) -> Tensor:
+    """The maximum of a window with gaps at every place of a padded `x`: of its rows, then of its columns.
+
+    What the taps along one axis read are slices; as rows of a map of their own they are under one pool.
+    """
+    for axis, (kernel, dilation) in enumerate(zip(window.kernel, window.dilation, strict=True), start=1):
+        shape = list(x.shape)
+        shape[axis] -= dilation * (kernel - 1)
+        batch, height, width, channels = shape
+        slices = [low.slice(x, axis, tap * dilation, low.like(x, tuple(shape), "tap")) for tap in range(kernel)]
+        taps = low.concat([low.reshape(s, (batch, 1, height * width, channels)) for s in slices], 1)
+        column = Window((kernel, 1), (1, 1), (0, 0, 0, 0))
+        x = low.reshape(_pool(low, taps, column, "VALID", inside=True) if kernel > 1 else taps, tuple(shape))
+    return x
 
 
 def avg_pool(low: Lowering, op: Op) -> Tensor:
@@ -44,8 +70,9 @@ def avg_pool(low: Lowering, op: Op) -> Tensor:
     """
     a, x = attrs_of(op), low.read(op.inputs[0])
     window = Window(a["kernel"], a["stride"], a["pad"])
-    if not low.integer and not any(a["pad"]):
-        return _pool(low, "AVERAGE_POOL_2D", x, window, "VALID")
+    overlaps = all(s <= k for s, k in zip(window.stride, window.kernel, strict=True)) and window.kernel != (1, 1)
+    if not low.integer and not any(a["pad"]) and overlaps:  # XNNPACK takes no others
+        return _pool(low, x, window, "VALID", code="AVERAGE_POOL_2D")
     counts = window_counts(op, x.shape[1:3])
     if not divides_unevenly(low, op):
         return _window_sums(low, op, x, window, float(counts[0, 0]))
@@ -120,7 +147,12 @@ def _never_negative(graph: Graph, name: str) -> bool:
     return op.kind in ("sigmoid", "hard_sigmoid", "softmax") or (lowest is not None and lowest >= 0)
 
 
-def _pool(low: Lowering, code: str, x: Tensor, window: Window, padding: str) -> Tensor:
+def _pool(
+    low: Lowering, x: Tensor, window: Window, padding: str, *, code: str = "MAX_POOL_2D", inside: bool = False
+) -> Tensor:
+    """A pool of the current op; with `inside`, one that only leads to its output, without padding and stride."""
     height, width = window.kernel
     form = {"filter_height": height, "filter_width": width, "fused_activation_function": 0}
-    return low.emit(code, [x], low.output(), **window.options(padding), **form)
+    shape = (x.shape[0], x.shape[1] - height + 1, x.shape[2] - width + 1, x.shape[3])
+    output = low.like(x, shape, "pooled") if inside else low.output()
+    return low.emit(code, [x], output, **window.options(padding), **form)
