@@ -86,6 +86,7 @@ class _Fold:
         self.graph = graph
         self.edit = graph.edit()
         self.ops: list[Op] = []
+        self.splits = any(op.kind == "slice" and op.attrs["axis"] == 1 for op in graph.ops)
         self.descending = True
         self.notes: list[Note] = []
         self._views: dict[str, View] = {}
@@ -248,7 +249,8 @@ def _dense(fold: _Fold, op: Op) -> View:
     weight = np.empty_like(fold.graph.const(op.inputs[1]))
     weight[:, list(view.channels)] = fold.graph.const(op.inputs[1])
     rows = list(range(len(weight)))
-    if any(user.kind == "concat" and user.attrs["axis"] == 1 for user in fold.graph.users[op.output]):
+    joined = any(user.kind == "concat" and user.attrs["axis"] == 1 for user in fold.graph.users[op.output])
+    if joined and fold.splits:
         rows = rows[::-1] if fold.descending else rows
         fold.descending = not fold.descending
     return fold.keep(op, view.source, View(op.output, tuple(rows)), *_rows(fold, op, weight, rows))
