@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from edgecnn.nets import build_net
+from edgecnn.nets.hetconv import HetConv2d
 
 
 def litert(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
@@ -68,6 +69,32 @@ def ort(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
         )
 
 
+class PlainHetConv(torch.nn.Module):
+    """A heterogeneous convolution as two ordinary ones, which every converter takes."""
+
+    def __init__(self, layer: HetConv2d) -> None:
+        super().__init__()
+        common = {"stride": layer.stride, "bias": layer.bias is not None}
+        self.grouped = torch.nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, groups=layer.p, **common)
+        self.pointwise = torch.nn.Conv2d(layer.in_channels, layer.out_channels, 1, layer.stride, bias=False)
+        self.grouped.weight.data = layer.weight_3x3.data
+        self.pointwise.weight.data = layer.pointwise().data
+        if layer.bias is not None:
+            self.grouped.bias.data = layer.bias.data
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.grouped(x) + self.pointwise(x)
+
+
+def plain_hetconv(module: torch.nn.Module) -> None:
+    """Replaces the heterogeneous convolutions in `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, HetConv2d):
+            setattr(module, name, PlainHetConv(child))
+        else:
+            plain_hetconv(child)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", required=True)
@@ -78,7 +105,11 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     module = build_net(options.net)
-    module.load_state_dict(load_file(options.weights))
+    # The weights are the deployed net's: auxiliary classifiers, which only train, are not among them.
+    left = module.load_state_dict(load_file(options.weights), strict=False)
+    assert not left.unexpected_keys
+    assert all(name.lower().startswith("aux") for name in left.missing_keys), left.missing_keys
+    plain_hetconv(module)
     {"litert": litert, "ort": ort}[options.tool](module.eval(), np.load(options.images), options.out)
 
 
