@@ -52,3 +52,23 @@ def test_the_small_net_reads_the_global_mean(name: str, first: str) -> None:
     assert set(small) == set(published)
     assert differing == {f"{first}.weight"} | ({"features.0.weight"} if name == "alexnet" else set())
     assert small[f"{first}.weight"].shape[1] == small[f"features.{10 if name == 'alexnet' else 18}.weight"].shape[0]
+
+
+def test_googlenet_as_published_differs_from_torchvisions_where_said() -> None:
+    with torch.device("meta"):
+        paper, torchvisions = build_net("googlenet_paper"), build_net("googlenet")
+    large = {k: m.kernel_size for k, m in paper.named_modules() if k.endswith("branch3.1.conv")}
+    assert set(large.values()) == {(5, 5)}
+    assert {m.kernel_size for k, m in torchvisions.named_modules() if k in large} == {(3, 3)}
+    assert not [m for m in paper.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = {k: (m.size, m.alpha, m.beta, m.k) for k, m in paper.named_modules() if isinstance(m, nn.LocalResponseNorm)}
+    assert norms == dict.fromkeys(("norm1", "norm2"), (5, 1e-4, 0.75, 1.0))
+    assert (paper.maxpool4.kernel_size, torchvisions.maxpool4.kernel_size) == (3, 2)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in paper.named_modules():
+        module.register_forward_hook(lambda _, __, out, name=name: shapes.update({name: tuple(out.shape)}))
+    with torch.no_grad():
+        paper(torch.empty(1, 3, 224, 224, device="meta"))
+    # The output sizes of the paper's Table 1.
+    table = {"maxpool1": (64, 56), "maxpool2": (192, 28), "maxpool3": (480, 14), "maxpool4": (832, 7)}
+    assert {k: shapes[k][1:] for k in table} == {k: (c, side, side) for k, (c, side) in table.items()}

@@ -12,9 +12,9 @@ Source: Szegedy et al. 2015, "Going deeper with convolutions", arXiv:1409.4842, 
 | dropout | 0.2 | 0.4 |
 
 What the paper leaves open is as in BVLC/caffe's `bvlc_googlenet`: the constants of the normalisation (5 channels,
-alpha 1e-4 on the mean of the squares, beta 0.75, k = 1), Xavier weights, and biases that begin at 0.2 but for the
-classifiers'. Of the parameters, 6,379,984 (`googlenet`) and 6,379,728 (`googlenet_paper`) are of the two auxiliary
-classifiers, which no artifact has.
+alpha 1e-4 on the mean of the squares, beta 0.75, k = 1), initial weights (Caffe's Xavier: even, of variance 1 / inputs)
+and initial biases (0.2, and 0 in the classifiers). Of the parameters, 6,379,984 (`googlenet`) and 6,379,728
+(`googlenet_paper`) are of the two auxiliary classifiers, which no artifact has.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class GoogLeNet(nn.Module):
         classifiers = {self.fc, *(aux.fc2 for aux in (self.aux1, self.aux2) if aux is not None)}
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight)
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
                 nn.init.constant_(module.bias, 0.0 if module in classifiers else 0.2)  # type: ignore[arg-type]
 
 
