@@ -18,6 +18,8 @@ from edgecnn.passes.hetconv import hetconv
 from edgecnn.passes.input_map import fold_input_map
 from edgecnn.passes.linear_to_conv import linear_to_conv
 from edgecnn.passes.merge_branches import merge_branches
+from edgecnn.passes.pool_first import pool_first
+from edgecnn.passes.share_concat import share_concat
 from edgecnn.passes.standard import STANDARD, pass_name, run_passes
 
 
@@ -35,6 +37,8 @@ REWRITES = (
     expand_hard_swish,
     linear_to_conv,
     fold_input_map,
+    pool_first,
+    share_concat,
 )
 EXACT = [(p, 0) for p in REWRITES]
 PASSES = [*EXACT, (partial(hetconv("dense")), 0), (standard, 0), (fold_hard_sigmoid, 1)]

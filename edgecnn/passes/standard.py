@@ -12,6 +12,8 @@ from edgecnn.passes.fold_batchnorm import fold_batchnorm
 from edgecnn.passes.fuse_activation import fuse_activation
 from edgecnn.passes.input_map import fold_input_map
 from edgecnn.passes.merge_branches import merge_branches
+from edgecnn.passes.pool_first import pool_first
+from edgecnn.passes.share_concat import share_concat
 
 STANDARD: tuple[Pass, ...] = (
     cleanup,  # nothing idle stands between a layer and its batch norm
@@ -21,6 +23,8 @@ STANDARD: tuple[Pass, ...] = (
     merge_branches,  # of layers that hold their batch norms
     fuse_activation,
     cleanup,  # `clip(conv + 3, 0, 6) / 6`, now that the clip is in the conv
+    pool_first,  # now that it is known which convolutions have an activation
+    share_concat,
 )
 """Float rewrites that keep every value and make no op that some target lacks."""
 
