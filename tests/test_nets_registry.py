@@ -34,7 +34,7 @@ def test_unknown_option_offers_the_nearest() -> None:
     assert refused("mobilenet_v2", widht=1.0) == (
         "UsageError: unknown option `widht`\n"
         "  at       net mobilenet_v2\n"
-        "  expected one of dropout, num_classes, stem, width\n"
+        "  expected one of conv, dropout, num_classes, p, se, stem, width\n"
         "  do       did you mean `width`?"
     )
 

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from edgecnn.cli import bench, doctor, evaluate, export, lint, listing, predict, run, show
 
+PAIRS_OPTION = "--net-option"
+PAIR = re.compile(r"[A-Za-z_]\w*=")
+
+
+def spread_pairs(args: list[str]) -> list[str]:
+    """`args` in which every key=value after a --net-option has that option of its own.
+
+    Example:
+        >>> spread_pairs(["show", "resnet18", "--net-option", "conv=hetconv", "P=4"])
+        ['show', 'resnet18', '--net-option', 'conv=hetconv', '--net-option', 'P=4']
+    """
+    spread: list[str] = []
+    for arg in args:
+        after_a_pair = spread[-2:-1] == [PAIRS_OPTION] and PAIR.match(spread[-1])
+        spread += [PAIRS_OPTION, arg] if after_a_pair and PAIR.match(arg) else [arg]
+    return spread
+
+
+class _Verbs(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread_pairs(args))
+
+
 app = typer.Typer(
     name="edgecnn",
+    cls=_Verbs,
     help="From a small CNN to the fastest correct artifact for a device: fold, quantise, export, prove, measure.",
     epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 an op cannot be lowered, "
     "5 the environment lacks something, 70 a bug in edgecnn, 130 interrupted.",

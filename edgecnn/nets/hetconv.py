@@ -31,7 +31,7 @@ def residue_order(channels: int, p: int) -> Tensor:
 
 
 class HetConv2d(nn.Module):
-    """The layer, with padding 1.
+    """The layer.
 
     Shapes:
         weight_3x3: [N, M / P, 3, 3], a convolution in P groups.
@@ -43,6 +43,8 @@ class HetConv2d(nn.Module):
         out_channels: N; a multiple of P.
         p: P; 1 is a plain 3x3 convolution, M has one 3x3 kernel per filter.
         stride: of both convolutions.
+        padding: zeros on each side; None keeps the resolution at stride 1.
+        dilation: distance of the taps of a 3x3 kernel.
         bias: whether there is one.
 
     Raises:
@@ -51,13 +53,24 @@ class HetConv2d(nn.Module):
 
     pointwise_mask: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, p: int, *, stride: int = 1, bias: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        p: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         if in_channels % p or out_channels % p:
             raise ValueError(
                 f"HetConv with P = {p} needs multiples of it, not {in_channels} and {out_channels} channels"
             )
         self.in_channels, self.out_channels, self.p, self.stride = in_channels, out_channels, p, stride
+        self.padding, self.dilation = dilation if padding is None else padding, dilation
         own = in_channels // p
         self.weight_3x3 = nn.Parameter(torch.empty(out_channels, own, 3, 3))
         self.weight_1x1 = nn.Parameter(torch.empty(out_channels, in_channels - own)) if p > 1 else None
@@ -97,12 +110,19 @@ class HetConv2d(nn.Module):
         return kernel + torch.cat(groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, out_channels, H / stride, W / stride] of x [N, in_channels, H, W]."""
-        out = F.conv2d(x, self.weight_3x3, self.bias, self.stride, padding=1, groups=self.p)
-        return out if self.p == 1 else out + F.conv2d(x, self.pointwise(), stride=self.stride)
+        """[N, out_channels, H', W'] of x [N, in_channels, H, W], sizes as of a 3x3 convolution."""
+        out = F.conv2d(x, self.weight_3x3, self.bias, self.stride, self.padding, self.dilation, groups=self.p)
+        if self.p == 1:
+            return out
+        # A 1x1 kernel reads what the centre tap of a 3x3 one does.
+        margin = self.padding - self.dilation
+        if margin < 0:
+            x = x[:, :, -margin:margin, -margin:margin]
+        return out + F.conv2d(x, self.pointwise(), stride=self.stride, padding=max(margin, 0))
 
     def extra_repr(self) -> str:
         """The arguments, for `repr`."""
         return (
-            f"{self.in_channels}, {self.out_channels}, p={self.p}, stride={self.stride}, bias={self.bias is not None}"
+            f"{self.in_channels}, {self.out_channels}, p={self.p}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, bias={self.bias is not None}"
         )

@@ -76,6 +76,8 @@ class NetOption:
             typed = _read(value, self.type)
         except ValueError:
             raise self._refuse(value, where) from None
+        if isinstance(typed, str):
+            typed = next((c for c in self.choices if str(c).lower() == typed.lower()), typed)
         if self.choices and typed not in self.choices:
             raise self._refuse(value, where)
         if isinstance(typed, (int, float)):
@@ -142,14 +144,21 @@ def _option(parameter: inspect.Parameter, hint: Any) -> NetOption:
 def coerce_options(options: tuple[NetOption, ...], given: Mapping[str, object], *, where: str) -> dict[str, object]:
     """`given` with every value as its option's type; options that are not given are left out.
 
+    Names and words may be in capitals: `P=4`.
+
     Raises:
-        UsageError: an unknown option (the nearest are named) or a value that is not legal.
+        UsageError: an unknown option (the nearest are named), one that is given twice, or a value that is not legal.
     """
     known = {o.name: o for o in options}
-    for name in given:
+    typed: dict[str, object] = {}
+    for text, value in given.items():
+        name = text.lower()
         if name not in known:
-            raise unknown("option", name, known, where=where)
-    return {name: known[name].coerce(value, where=where) for name, value in given.items()}
+            raise unknown("option", text, known, where=where)
+        if name in typed:
+            raise UsageError(f"option `{name}` is given twice", where=where)
+        typed[name] = known[name].coerce(value, where=where)
+    return typed
 
 
 Stem = Literal["imagenet", "small"]

@@ -5,7 +5,7 @@ A family is one file in this folder with one decorated builder per net; `edgecnn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from edgecnn.errors import unknown
+from edgecnn.errors import UsageError, unknown
 from edgecnn.nets.options import NetOption, coerce_options, options_of
+from edgecnn.nets.transform import TRANSFORM_OPTIONS, transform
 from edgecnn.registry import Registry
 
 IMAGENET_INPUT = (3, 224, 224)
@@ -92,7 +93,7 @@ class NetEntry:
         macs: multiply-adds of convolutions and linear layers for one image of `input_shape` with default options, as
             they execute: HetConv's zero weights in the dense 1x1 count.
         summary: one line.
-        options: what the builder accepts.
+        options: what the builder accepts; see `transform_options`.
         published: accuracies as the paper or its authors' page states them, the paper's first.
         pretrained: official ImageNet weights, if any.
         aliases: other names.
@@ -115,9 +116,22 @@ class NetEntry:
         """The file of `nets/` it is in."""
         return self.build.__module__.rpartition(".")[2]
 
+    @property
+    def transform_options(self) -> tuple[NetOption, ...]:
+        """What it accepts beside `options` to replace its convolutions; nothing if one of its own has such a name."""
+        own = {o.name for o in self.options}
+        return () if any(o.name in own for o in TRANSFORM_OPTIONS) else TRANSFORM_OPTIONS
+
+    def replaces_convolutions(self, given: Mapping[str, object]) -> str | None:
+        """The form that these options give its convolutions, None for the standard one."""
+        known = {o.name: o for o in self.transform_options}
+        own = {name.lower(): value for name, value in given.items() if name.lower() in known}
+        form = str(coerce_options(self.transform_options, own, where=f"net {self.name}").get("conv", "standard"))
+        return None if form == "standard" else form
+
     def input_for(self, **options: object) -> tuple[int, int, int]:
         """The input shape that the net with these options is meant for: 32x32 with the stem for small images."""
-        stem = options.get("stem")
+        stem = next((value for name, value in options.items() if name.lower() == "stem"), None)
         if stem is None or any(o.name == "stem" and o.default == stem for o in self.options):
             return self.input_shape
         return SMALL_INPUT if stem == "small" else IMAGENET_INPUT
@@ -200,10 +214,10 @@ def build_net(name: str, *, seed: int | None = None, **options: object) -> nn.Mo
     Args:
         name: a name or alias in `NETS`.
         seed: makes the initial weights repeatable; None draws them from torch's global generator.
-        **options: the net's own options; strings are read as the command line writes them.
+        **options: the net's own and those of `transform`; strings are read as the command line writes them.
 
     Raises:
-        UsageError: unknown net or option (the nearest are named), or an illegal value.
+        UsageError: unknown net or option (the nearest are named), an illegal value, or nothing to replace.
 
     Example:
         >>> net = build_net("mobilenet_v1", width="0.25", num_classes=10, stem="small", seed=0)
@@ -211,9 +225,20 @@ def build_net(name: str, *, seed: int | None = None, **options: object) -> nn.Mo
         torch.Size([1, 10])
     """
     entry = NETS[name]
-    typed = coerce_options(entry.options, options, where=f"net {entry.name}")
+    where = f"net {entry.name}"
+    typed = coerce_options((*entry.options, *entry.transform_options), options, where=where)
+    replacing = {o.name: typed.pop(o.name, o.default) for o in entry.transform_options}
+    if replacing.get("conv") == "standard" and (replacing["se"] or "p" in {name.lower() for name in options}):
+        raise UsageError(
+            "`p` and `se` are options of another form of convolution",
+            where=where,
+            do="give conv=hetconv (P = 1 is the standard convolution), conv=gwc_pwc or conv=dwc_pwc too",
+        )
     with seeded(seed):
-        return entry.build(**typed).eval()
+        module = entry.build(**typed)
+        if replacing:
+            transform(module, **replacing, where=where)  # type: ignore[arg-type]
+        return module.eval()
 
 
 @contextmanager

@@ -208,7 +208,14 @@ def _zoo_net(
 
 
 def _check_fixed_options(entry: NetEntry, given: Mapping[str, object]) -> None:
-    """Refuses options under which the official weights would load and yet be wrong."""
+    """Refuses options under which the official weights do not fit, or would load and yet be wrong."""
+    replaced = entry.replaces_convolutions(given)
+    if replaced:
+        raise UsageError(
+            f"the official weights are for standard convolutions, not for conv={replaced}",
+            where=f"net {entry.name}",
+            do="train the net (`edgecnn run`) and give --weights FILE, or --weights random to try the line",
+        )
     for option in entry.options:
         if entry.pretrained is None or option.name not in entry.pretrained.fixed or option.name not in given:
             continue
