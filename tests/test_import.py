@@ -88,6 +88,14 @@ LAYERS: dict[str, tuple[nn.Module, Kinds]] = {
     "adaptive_1": (nn.AdaptiveAvgPool2d(1), ["global_pool"]),
     "adaptive_3x4": (nn.AdaptiveAvgPool2d((3, 4)), ["avg_pool"]),
     "adaptive_overlapping": (nn.AdaptiveAvgPool2d((8, 11)), ["avg_pool"]),
+    "adaptive_uneven": (
+        nn.AdaptiveAvgPool2d((2, 5)),
+        ["slice", "avg_pool", "slice", "avg_pool", "concat", *["slice", "avg_pool"] * 5, "concat"],
+    ),
+    "adaptive_enlarging": (
+        nn.AdaptiveMaxPool2d((10, 12)),
+        ["slice", *["slice", "max_pool"] * 8, "slice", "concat"],
+    ),
     "adaptive_max": (nn.AdaptiveMaxPool2d(1), ["max_pool"]),
     "zero_pad": (nn.ZeroPad2d((1, 2, 0, 3)), ["pad"]),
     "constant_pad": (nn.ConstantPad2d((1, -2, 0, 3), 0.5), ["slice", "pad"]),

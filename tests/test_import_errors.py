@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgecnn.errors import EdgecnnError, InputError, UnsupportedOp
-from edgecnn.ir.aten import importable
+from edgecnn.ir.advice import ADVICE
+from edgecnn.ir.aten import MOVES, RULES, SAME, importable
 from edgecnn.ir.from_torch import import_module
 
 SHAPE = (8, 9, 12)
@@ -76,6 +77,32 @@ def test_an_operator_without_a_rule() -> None:
     assert max(map(len, lines)) <= 110
 
 
+@pytest.mark.parametrize(
+    ("function", "operator", "instead"),
+    [
+        (lambda x: F.layer_norm(x, SHAPE), "layer_norm", "nn.BatchNorm2d"),
+        (lambda x: F.group_norm(x, 2), "group_norm", "nn.BatchNorm2d"),
+        (lambda x: F.interpolate(x, scale_factor=2), "upsample_nearest2d", "pools and strides"),
+        (lambda x: F.elu(x), "elu", "relu6"),
+        (lambda x: x.amax((2, 3)), "amax", "x.mean((2, 3))"),
+        (lambda x: F.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention", "convolutional nets"),
+        (lambda x: torch.einsum("nchw,ndhw->ncd", x, x), "einsum", "convolutional nets"),
+    ],
+    ids=lambda v: v if isinstance(v, str) and v.isidentifier() else "",
+)
+def test_what_other_nets_use_has_advice_of_its_own(
+    function: Callable[[Tensor], Any], operator: str, instead: str
+) -> None:
+    lines = refused(function, UnsupportedOp).splitlines()
+    assert lines[:2] == [f"UnsupportedOp: cannot import `aten.{operator}`", f"  at       {AT}"]
+    assert lines[-1].startswith("  do ")
+    assert instead in lines[-1]
+
+
+def test_advice_is_only_for_operators_that_cannot_be_imported() -> None:
+    assert not ADVICE.keys() & (RULES.keys() | MOVES | SAME)
+
+
 def test_the_module_path_is_named() -> None:
     net = nn.Sequential(nn.Conv2d(8, 4, 1), nn.Sequential(nn.Mish()))
     with pytest.raises(UnsupportedOp) as caught:
@@ -99,11 +126,6 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: F.avg_pool2d(x, 2, divisor_override=3),
         "cannot import `aten.avg_pool2d`: it has its own divisor|"
         "do       leave out divisor_override, and multiply by a number after the pool",
-    ),
-    "uneven adaptive pool": (
-        lambda x: F.adaptive_avg_pool2d(x, 7),
-        "cannot import `aten.adaptive_avg_pool2d`: it pools 9x12 to 7x7, whose windows are not all alike|"
-        "do       choose an input size that the output size divides",
     ),
     "batch statistics": (
         lambda x: F.batch_norm(x, None, None, training=True),
@@ -133,7 +155,12 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     ),
     "constant in a concat": (
         lambda x: torch.cat([x, torch.zeros(x.shape)], 1),
-        "cannot import `aten.cat`: it needs an activation where the net gives a constant",
+        "cannot import `aten.cat`: it joins a constant, such as a class token, to an activation|"
+        "do       join activations only; a class token can be replaced by the mean x.mean((2, 3))",
+    ),
+    "attention": (
+        lambda x: x.flatten(2) @ x.flatten(2).transpose(1, 2),
+        f"cannot import `aten.matmul`: it multiplies two activations with each other|do       {ADVICE['bmm']}",
     ),
     "transposed": (
         lambda x: torch.convolution(x, torch.ones(8, 2, 3, 3), None, (1, 1), (0, 0), (1, 1), True, (0, 0), 1),

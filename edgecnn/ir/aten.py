@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from edgecnn.ir.advice import ADVICE
 from edgecnn.ir.import_site import Const, Entry, Site
 
 Rule = Callable[..., Entry]
@@ -146,8 +147,10 @@ def _matmul(at: Site, x: Entry, w: Entry) -> str:
 
 
 def _turned(at: Site, w: Entry) -> Const:
-    if not isinstance(w, Const) or w.tensor.ndim != 2:
-        raise at.refuse("multiplies by a matrix that is not constant")
+    if _depends(w):
+        raise at.refuse("multiplies two activations with each other", do=ADVICE["bmm"])
+    if w.tensor.ndim != 2:
+        raise at.refuse("multiplies by a constant that is no matrix", do="use nn.Linear or nn.Conv2d")
     return Const(w.tensor.t().contiguous())
 
 

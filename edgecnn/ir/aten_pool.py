@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from edgecnn.ir.aten import pair, rule, sides
-from edgecnn.ir.import_site import Entry, Moved, Site
+from edgecnn.ir.import_site import Const, Entry, Moved, Site
 
 
 def _ceil_rest(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
@@ -65,14 +65,29 @@ def _adaptive_pool(at: Site, x: Entry, output: Any) -> Entry:
         return name
     if want == (1, 1) and average:
         return at.emit("global_pool", name)
+    kind = "avg_pool" if average else "max_pool"
     windows = [_even_windows(s, w) for s, w in zip(size, want, strict=True)]
-    if None in windows:
-        raise at.refuse(
-            f"pools {size[0]}x{size[1]} to {want[0]}x{want[1]}, whose windows are not all alike",
-            do="choose an input size that the output size divides",
-        )
-    kernel, stride = zip(*windows, strict=True)
-    return at.emit("avg_pool" if average else "max_pool", name, kernel=kernel, stride=stride)
+    even = [w for w in windows if w is not None]
+    if len(even) == 2:
+        kernel, stride = zip(*even, strict=True)
+        return at.emit(kind, name, kernel=kernel, stride=stride)
+    for axis, count in zip((2, 3), want, strict=True):
+        if at.shape(name)[axis] != count:
+            name = _pooled_along(at, kind, name, axis, count)
+    return name
+
+
+def _pooled_along(at: Site, kind: str, name: str, axis: int, count: int) -> str:
+    """Adaptive windows along one axis, each cut out and pooled; windows of one pixel are only cut out."""
+    size = at.shape(name)[axis]
+    parts = []
+    for i in range(count):
+        start, stop = i * size // count, -(-(i + 1) * size // count)
+        whole = (start, stop) == (0, size)
+        part = name if whole else at.emit("slice", name, axis=axis, start=start, stop=stop)
+        kernel = (stop - start, 1) if axis == 2 else (1, stop - start)
+        parts.append(part if stop - start == 1 else at.emit(kind, part, kernel=kernel, stride=kernel))
+    return parts[0] if len(parts) == 1 else at.emit("concat", *parts, axis=axis)
 
 
 def _even_windows(size: int, count: int) -> tuple[int, int] | None:
@@ -111,6 +126,11 @@ def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) 
 
 @rule("cat", "concat", "concatenate")
 def _cat(at: Site, parts: list[Entry], axis: int = 0) -> str:
+    if any(isinstance(p, Const) for p in parts):
+        raise at.refuse(
+            "joins a constant, such as a class token, to an activation",
+            do="join activations only; a class token can be replaced by the mean x.mean((2, 3))",
+        )
     names = [at.act(p) for p in parts]
     return at.emit("concat", *names, axis=at.axis(axis, len(at.shape(names[0]))))
 

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from edgecnn.errors import InputError, UnsupportedOp
 from edgecnn.ir import aten_pool as _aten_pool  # noqa: F401  (registers its rules)
+from edgecnn.ir.advice import ADVICE
 from edgecnn.ir.aten import MOVES, RULES, SAME, importable
 from edgecnn.ir.exported import export, quiet_eval, source_of
 from edgecnn.ir.graph import BATCH, Graph, Value
@@ -148,7 +149,7 @@ class _Walk:
                 f"cannot import `{site.target}`",
                 where=str(site.source),
                 expected="one of " + textwrap.fill(", ".join(importable()), 90),
-                do="write the layer with these, or add a rule to edgecnn/ir/aten.py",
+                do=ADVICE.get(name, "write the layer with these, or add a rule to edgecnn/ir/aten.py"),
             )
         self._must_keep_the_batch(site, leaves)
         try:
