@@ -19,6 +19,7 @@ from functools import partial
 
 from edgecnn.ir.graph import Graph, Pass
 from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
+from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
 from edgecnn.passes.hetconv import hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
@@ -64,7 +65,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites before measuring: the standard ones, then the forms that integer kernels are fast in."""
     form = CHOICES.chosen(settings, "hetconv_form")
     fastest = form == "auto" and cpu.startswith("x86")
-    passes: list[Pass] = [*STANDARD, fastest_hetconv if fastest else _hetconv(form), fold_hard_sigmoid]
+    passes: list[Pass] = [*STANDARD, fastest_hetconv if fastest else _hetconv(form), deform_sampling, fold_hard_sigmoid]
     if CHOICES.chosen(settings, "silu") == "int8":
         passes.append(split_silu)
     shuffle = CHOICES.chosen(settings, "shuffle")

@@ -72,7 +72,7 @@ def _lower(low: Lowering, op: Op, target: str) -> None:
         raise UnsupportedOp(
             f"{target} cannot lower `{op.kind}`",
             where=str(op.source),
-            expected=None if op.kind in RULES else "one of " + ", ".join(sorted(RULES)),
+            expected=None if op.kind in {*RULES, *REMEDIES} else "one of " + ", ".join(sorted(RULES)),
             got=f"`{op.output}`: {refusal}",
             do=REMEDIES.get(op.kind, f"replace the `{op.kind}`, or add a rule to edgecnn/targets/tflite_ops.py"),
         ) from None
@@ -80,7 +80,7 @@ def _lower(low: Lowering, op: Op, target: str) -> None:
 
 REMEDIES = {
     "batch_norm": "run the target's passes before emitting",
-    "deform_conv": "export to onnx-fp32 or onnx-int8, whose runtime has it in float, or use a plain convolution",
+    "deform_conv": "export to onnx-fp32 or onnx-int8, whose runtime has it, or use a plain convolution",
 }
 """What to do about a kind, where there is something better than to add a rule."""
 
