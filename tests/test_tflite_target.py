@@ -259,8 +259,8 @@ def test_a_batch_norm_that_no_pass_folded_is_refused() -> None:
         "UnsupportedOp: tflite-fp32 cannot lower `batch_norm`\n"
         "  at       ?  (top level)\n"
         "  expected one of add, avg_pool, channel_shuffle, clip, concat, conv, flatten, gelu, global_pool, "
-        "hard_sigmoid, hard_swish, leaky_relu, linear, max_pool, mul, pad, reshape, sigmoid, silu, slice, softmax, "
-        "sub, tanh, transpose\n"
+        "hard_sigmoid, hard_swish, leaky_relu, linear, lrn, max_pool, mul, pad, reshape, sigmoid, silu, slice, "
+        "softmax, sub, tanh, transpose\n"
         "  got      `y`: the pass `fold_batchnorm` turns it into a convolution before\n"
         "  do       run the target's passes before emitting"
     )
