@@ -83,6 +83,7 @@ class PlainHetConv(torch.nn.Module):
             self.grouped.bias.data = layer.bias.data
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of both."""
         return self.grouped(x) + self.pointwise(x)
 
 
