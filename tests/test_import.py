@@ -176,6 +176,19 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Kinds]] = {
     "divide": (lambda x: x / torch.full((1, 8, 1, 1), 3.0), ["mul"]),
     "square": (lambda x: x**2, ["mul"]),
     "clamp_min": (lambda x: x.clamp(min=0.1), ["clip"]),
+    "channel_attention": (
+        lambda x: x * F.conv1d(x.mean((2, 3)).unsqueeze(1), torch.ones(1, 1, 3), padding=1).view(-1, 8, 1, 1).sigmoid(),
+        ["global_pool", "reshape", "conv", "reshape", "sigmoid", "mul"],
+    ),
+    "split_attention": (
+        lambda x: (x.view(-1, 2, 4, 9, 12) * x.mean((2, 3)).view(-1, 2, 4, 1, 1)).sum(1),
+        ["global_pool", "reshape", "reshape", "mul", "slice", "reshape", "slice", "reshape", "add"],
+    ),
+    "selective_kernel": (
+        lambda x: torch.stack([x, F.relu(x)], dim=1).sum(dim=1),
+        ["clip", "reshape", "reshape", "concat", "slice", "reshape", "slice", "reshape", "add"],
+    ),
+    "sum_of_branches_kept": (lambda x: x[:, :3].sum(1, keepdim=True), ["slice", "slice", "add", "slice", "add"]),
     "mean": (lambda x: x.mean((-1, -2)), ["global_pool"]),
     "mean_keep": (lambda x: x.mean([2, 3], keepdim=True), ["global_pool"]),
     "mean_by_axis": (lambda x: x.mean(3).mean(2), ["avg_pool", "avg_pool", "flatten"]),

@@ -140,6 +140,11 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: x.mean(1),
         "cannot import `aten.mean`: it is a mean over other axes than H and W|do       use x.mean((2, 3))",
     ),
+    "image sum": (
+        lambda x: x.sum((2, 3)),
+        "cannot import `aten.sum`: it sums over something else than one axis of 2 to 8 branches|"
+        "do       use x.mean((2, 3)) for a sum over the image, a 1x1 convolution for one over the channels",
+    ),
     "reflection": (
         lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
         "cannot import `aten.pad`: it pads in the mode `reflect`|do       pad with a constant",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from edgecnn.ir.advice import ADVICE
-from edgecnn.ir.import_site import Const, Entry, Site
+from edgecnn.ir.import_site import Const, Entry, Moved, Site
 
 Rule = Callable[..., Entry]
 RULES: dict[str, Rule] = {}
@@ -82,6 +82,17 @@ def _conv2d(at: Site, x: Entry, w: Entry, b: Entry, stride: Any, padding: Any, d
         pad = sides(padding)
     bias = () if b is None else (at.const(b, "bias"),)
     return at.emit("conv", name, weight, *bias, stride=pair(stride), pad=pad, dilation=dilation, groups=groups)
+
+
+@rule("conv1d")
+def _conv1d(at: Site, x: Entry, w: Entry, b: Entry, stride: Any, padding: Any, dilation: Any, groups: int) -> Moved:
+    if not isinstance(w, Const):
+        raise at.refuse("needs a constant weight", do="compute the weight from parameters only")
+    row = (x if isinstance(x, Moved) else Moved(at.act(x))).then(lambda t: t.unsqueeze(2), at)
+    sizes = [padding if isinstance(padding, str) else (0, padding[0]), (1, dilation[0])]
+    return Moved(str(_conv2d(at, row, Const(w.tensor.unsqueeze(2), w.name), b, (1, stride[0]), *sizes, groups))).then(
+        lambda t: t.squeeze(2), at
+    )
 
 
 @rule("convolution")

@@ -8,6 +8,9 @@ from typing import Any
 from edgecnn.ir.aten import pair, rule, sides
 from edgecnn.ir.import_site import Const, Entry, Moved, Site
 
+MOST_BRANCHES = 8
+"""A sum over an axis becomes one op less than the axis is long; split attention and selective kernels have 2 to 4."""
+
 
 def _ceil_rest(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
     """Extra padding at the end that makes the floor rule give PyTorch's ceil-mode size.
@@ -133,6 +136,37 @@ def _cat(at: Site, parts: list[Entry], axis: int = 0) -> str:
         )
     names = [at.act(p) for p in parts]
     return at.emit("concat", *names, axis=at.axis(axis, len(at.shape(names[0]))))
+
+
+@rule("stack")
+def _stack(at: Site, parts: list[Entry], axis: int = 0) -> str:
+    rank = len(at.node.meta["val"].shape)
+    axis = at.axis(axis, rank)
+    views = [p if isinstance(p, (Moved, Const)) else Moved(at.act(p)) for p in parts]
+    return str(_cat(at, [v.then(lambda t: t.unsqueeze(axis), at) if isinstance(v, Moved) else v for v in views], axis))
+
+
+@rule("sum")
+def _sum(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) -> Entry:
+    """A sum over few branches that lie along one axis; each is cut out and added."""
+    shape = at.node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    given = [axes] if isinstance(axes, int) else list(axes or [])
+    if len(given) != 1 or not 1 < shape[at.axis(given[0], len(shape))] <= MOST_BRANCHES:
+        raise at.refuse(
+            f"sums over something else than one axis of 2 to {MOST_BRANCHES} branches",
+            do="use x.mean((2, 3)) for a sum over the image, a 1x1 convolution for one over the channels",
+        )
+    axis = at.axis(given[0], len(shape))
+    view = x if isinstance(x, Moved) else Moved(at.act(x))
+
+    def branch(index: int) -> str:
+        part = view.then(lambda t: t.narrow(axis, index, 1), at)
+        return at.act(part if keepdim else part.then(lambda t: t.squeeze(axis), at))
+
+    total = branch(0)
+    for index in range(1, shape[axis]):
+        total = at.emit("add", total, branch(index))
+    return total
 
 
 @rule("constant_pad_nd", "pad")
