@@ -1,8 +1,9 @@
-"""Deformable convolutions through import, passes and targets: exact in ONNX Runtime, refused in TFLite."""
+"""Deformable convolutions through import, passes and targets: the same numbers, and what runs where."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from edgecnn.pipeline.export import ExportOptions, export
 from edgecnn.pipeline.source import load_source
 from edgecnn.targets import all_targets
 from edgecnn.targets.target import EmitOptions
+from tests.litert_runs import emitted, load
 from tests.onnx_cases import execute
 
 SHAPE = (4, 7, 6)
@@ -118,15 +120,39 @@ def test_reading_and_multiplying_are_the_same(name: str) -> None:
     assert deform_sampling(after)[1] == []
 
 
-@pytest.mark.parametrize("target", ["tflite-int8", "tflite-fp32", "tflite-fp16"])
-def test_tflite_refuses_it_and_says_what_to_do(target: str, tmp_path) -> None:
-    source = load_source("resnet18_deform", weights="random", input_shape=(3, 64, 64))
+@pytest.mark.parametrize("far", [0.0, 1e3, 1e12])
+@pytest.mark.parametrize("name", LAYERS)
+def test_float_tflite_computes_the_same(name: str, far: float) -> None:
+    graph, x, _ = imported(name)
+    edit = graph.edit()
+    for op in graph.ops:
+        if "offset" in op.name:  # some taps far outside of the image
+            bias = graph.const(op.inputs[2]) + far * np.resize([0, 0, 1, -1, 1], len(graph.const(op.inputs[2])))
+            edit.swap(op, replace(op, inputs=(*op.inputs[:2], edit.const("far", bias))))
+    graph, _ = run_passes(edit.finish(), [*STANDARD, deform_sampling])
+    loaded = load(emitted(graph, target="tflite-fp32", batch=2).data)
+    assert set(loaded.left_out) == {"CAST", "GATHER"}
+    # As above; an offset near 1000 is itself off by 2^-14 pixels in float32, but reads nothing but zeros there.
+    np.testing.assert_allclose(loaded.run(x), run(graph, x)[0], rtol=0, atol=36 * 10 * 36 * 2.0**-24)
+
+
+def test_tflite_refuses_what_was_not_rewritten() -> None:
+    graph, _, _ = imported("v1")
     with pytest.raises(UnsupportedOp) as caught:
-        export(source, options=ExportOptions(target=target, calibration_images=1, output=tmp_path))
-    assert f"{target} cannot lower `deform_conv`" in str(caught.value)
-    assert "layer4.0.conv1" in str(caught.value)
-    assert "export to onnx-fp32 or onnx-int8" in str(caught.value)
-    assert not list(tmp_path.iterdir())
+        emitted(graph, target="tflite-fp32")
+    assert "only what `deform_sampling` makes of it" in str(caught.value)
+    assert "run the target's passes before emitting" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["tflite-int8", "tflite-fp32"])
+def test_tflite_reads_outside_of_xnnpack_and_multiplies_in_it(target: str, tmp_path) -> None:
+    source = load_source("resnet18_deform", weights="random", input_shape=(3, 64, 64))
+    artifact = export(source, options=ExportOptions(target=target, calibration_images=2, output=tmp_path))
+    assert artifact.manifest["parity"]["ok"]
+    coverage = coverage_of(artifact.path)
+    assert coverage.macs_share == 1.0
+    assert {"CAST", "GATHER"} <= {op.kind for op in coverage.outside}
+    assert coverage.partitions == 1 + 4  # each of the four layers reads between two pieces of the net
 
 
 def test_an_int8_net_multiplies_integers_and_says_what_stays_float(tmp_path) -> None:

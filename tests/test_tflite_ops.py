@@ -93,7 +93,7 @@ cases = pytest.mark.parametrize(("shape", "op"), ONE_OP, ids=[f"{op} of {shape}"
 def test_every_kind_is_lowered_here_or_has_a_reason() -> None:
     tried = {op.split("(")[0] for _, op in ONE_OP}
     assert set(OPS) - set(RULES) == set(UNSUPPORTED)
-    assert set(RULES) == tried
+    assert set(RULES) == tried | {"deform_conv"}  # which reads several values: see test_deform_export.py
 
 
 @cases

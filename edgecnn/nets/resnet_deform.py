@@ -4,8 +4,8 @@ Source: Dai et al. 2017, arXiv:1703.06211 (v1); Zhu et al. 2019, arXiv:1811.1116
 ResNet-50 and deeper for detection and segmentation, and neither published weights for classification: this is a
 variant of our own of their construction, with the layers that they begin with (conv5's).
 
-Offsets begin at zero, so that v1 begins as `resnet18` of the same weights, whose names it keeps. TFLite has no such
-operator; ONNX Runtime computes it in float.
+Offsets begin at zero, so that v1 begins as `resnet18` of the same weights, whose names it keeps. Both runtimes read the
+moved pixels in float; in LiteRT the net falls into five pieces there.
 """
 
 from __future__ import annotations

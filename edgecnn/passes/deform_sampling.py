@@ -23,13 +23,13 @@ def deform_sampling(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with each deformable convolution as one that only reads (`<name>_read`) and a 1x1 convolution."""
     edit, notes = graph.edit(), []
     for op in graph.ops:
-        if op.kind == "deform_conv" and not _only_reads(graph, op):
+        if op.kind == "deform_conv" and not only_reads(graph, op):
             edit.swap(op, *_split(edit, graph, op))
             notes.append(Note(RULE, op.output, True, f"`{op.output}_read` reads, a 1x1 convolution multiplies"))
     return edit.finish(), notes
 
 
-def _only_reads(graph: Graph, op: Op) -> bool:
+def only_reads(graph: Graph, op: Op) -> bool:
     """Whether the op is what this pass makes."""
     weight = graph.const(op.inputs[1])
     return np.array_equal(weight, _ones(graph.shape(op.inputs[0])[1], *weight.shape[2:]))

@@ -14,6 +14,7 @@ from edgecnn.errors import UnsupportedOp
 from edgecnn.ir.graph import Graph, Note, Op, Pass
 from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
 from edgecnn.passes.channel_shuffle import fold_channel_shuffle
+from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
 from edgecnn.passes.hetconv import FORMS, hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
@@ -80,7 +81,7 @@ def _lower(low: Lowering, op: Op, target: str) -> None:
 
 REMEDIES = {
     "batch_norm": "run the target's passes before emitting",
-    "deform_conv": "export to onnx-fp32 or onnx-int8, whose runtime has it, or use a plain convolution",
+    "deform_conv": "run the target's passes before emitting",
 }
 """What to do about a kind, where there is something better than to add a rule."""
 
@@ -156,7 +157,7 @@ def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
 def _passes(settings: Mapping[str, str], *, auto: Pass, ungroups: bool = False) -> tuple[Pass, ...]:
     form = CHOICES.chosen(settings, "hetconv_form")
     forms = auto if form == "auto" else hetconv(form)  # type: ignore[arg-type]  # `setting` has checked it
-    passes: list[Pass] = [*STANDARD, forms, linear_to_conv]
+    passes: list[Pass] = [*STANDARD, forms, deform_sampling, linear_to_conv]
     if CHOICES.chosen(settings, "shuffle") == "fold":
         passes.append(shuffle_into_rows)
         if ungroups:

@@ -14,6 +14,7 @@ import numpy as np
 from edgecnn.ir.graph import Note, Op
 from edgecnn.ir.ops import attrs_of
 from edgecnn.targets.tflite_conv import conv, linear, stored
+from edgecnn.targets.tflite_deform import deform_conv
 from edgecnn.targets.tflite_file import Tensor
 from edgecnn.targets.tflite_gate import gated_conv
 from edgecnn.targets.tflite_limits import binary_limit
@@ -28,6 +29,7 @@ Rule = Callable[[Lowering, Op], Tensor]
 
 RULES: dict[str, Rule] = {
     "linear": linear,
+    "deform_conv": deform_conv,
     "global_pool": global_pool,
     "lrn": lrn,
     "max_pool": max_pool,
@@ -35,7 +37,6 @@ RULES: dict[str, Rule] = {
 }
 
 UNSUPPORTED: dict[str, str] = {
-    "deform_conv": "TFLite has no deformable convolution",
     "batch_norm": "the pass `fold_batchnorm` turns it into a convolution before",
 }
 """Kinds without a rule, and why."""
