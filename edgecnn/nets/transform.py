@@ -178,10 +178,16 @@ def _has_bias(site: Site) -> bool:
 
 
 def _norm_after(site: Site) -> nn.BatchNorm2d | None:
-    """The batch norm that stands next to the convolution's output in its parent and has as many channels."""
+    """The batch norm that stands next to the convolution's output in its parent and has as many channels.
+
+    Outside of sequences the order is that of registration, so what has no parameters may stand between: a pool that is
+    called later.
+    """
     names = list(dict(site.parent.named_children()))
-    following = names[names.index(site.name) + 1 :][:1]
-    norm = getattr(site.parent, following[0]) if following else None
+    following = [getattr(site.parent, n) for n in names[names.index(site.name) + 1 :]]
+    if not _is_sequence(site.parent):
+        following = [m for m in following if next(m.parameters(), None) is not None]
+    norm = following[0] if following else None
     return norm if isinstance(norm, nn.BatchNorm2d) and norm.num_features == site.channels[1] else None
 
 
