@@ -23,7 +23,7 @@ def list_things(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """List what there is to choose from."""
-    from edgecnn.cli.console import grid, print_json, print_table
+    from edgecnn.cli.console import grid, output, print_json, print_table
     from edgecnn.pipeline import catalogue
 
     rows: list[dict[str, Any]] = getattr(catalogue, what.value)()
@@ -38,6 +38,10 @@ def list_things(
             for key, meaning in row.get("options", {}).items():
                 table.add_row(f"    {key}", *[""] * (len(cells) - 2), meaning)
     print_table(table)
+    if verbose and what is Things.nets:
+        output().print("\nOptions of every net beside its own, except of those with a `p` of their own:")
+        for line in catalogue.convolution_options():
+            output().print(f"    {line}", markup=False)
 
 
 def _cell(value: object) -> str:

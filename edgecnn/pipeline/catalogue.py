@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecnn.data import profile_names, read_profile, shipped
 from edgecnn.nets import NETS
+from edgecnn.nets.transform import TRANSFORM_OPTIONS
 from edgecnn.targets import all_targets
 
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -37,9 +38,15 @@ def nets() -> list[dict[str, Any]]:
             "summary": entry.summary,
             "source": entry.source,
             "options": {o.name: f"default {o.default}" for o in entry.options},
+            "takes_other_convolutions": bool(entry.transform_options),
         }
         for name, entry in NETS.items()
     ]
+
+
+def convolution_options() -> list[str]:
+    """What every net takes beside its own options to replace its convolutions, a line each."""
+    return [f"{o.name}: {o.doc} ({o.legal}; default {o.default})" for o in TRANSFORM_OPTIONS]
 
 
 def targets() -> list[dict[str, Any]]:
