@@ -56,6 +56,8 @@ LINES = {
     "slice": "y = slice(x) axis=1 start=1 stop=3",
     "slice.rows": "y = slice(x) axis=2 start=2 stop=7",
     "channel_shuffle": "y = channel_shuffle(x) groups=2",
+    "upsample": "y = upsample(x) factor=(3,2)",
+    "upsample.rows": "y = upsample(x) factor=(8,1)",
     "pad": "y = pad(x) pad=(1,0,2,1) value=0.5",
     "pad.channels": "y = pad(x) pad=(1,2,0,1) value=(0.5,-0.5,0.0,1.0)",
     "pad.rows": "y = pad(x) pad=(1,0,0,0) value=(0.5,-0.5,0.0,1.0)",

@@ -189,6 +189,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Kinds]] = {
         ["clip", "reshape", "reshape", "concat", "slice", "reshape", "slice", "reshape", "add"],
     ),
     "sum_of_branches_kept": (lambda x: x[:, :3].sum(1, keepdim=True), ["slice", "slice", "add", "slice", "add"]),
+    "nearest": (lambda x: F.interpolate(F.relu(x), size=(18, 36)), ["clip", "upsample"]),
+    "nearest_exact": (lambda x: F.interpolate(x, scale_factor=3, mode="nearest-exact"), ["upsample"]),
     "mean": (lambda x: x.mean((-1, -2)), ["global_pool"]),
     "mean_keep": (lambda x: x.mean([2, 3], keepdim=True), ["global_pool"]),
     "mean_by_axis": (lambda x: x.mean(3).mean(2), ["avg_pool", "avg_pool", "flatten"]),

@@ -82,7 +82,7 @@ def test_an_operator_without_a_rule() -> None:
     [
         (lambda x: F.layer_norm(x, SHAPE), "layer_norm", "nn.BatchNorm2d"),
         (lambda x: F.group_norm(x, 2), "group_norm", "nn.BatchNorm2d"),
-        (lambda x: F.interpolate(x, scale_factor=2), "upsample_nearest2d", "pools and strides"),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "upsample_bilinear2d", 'mode="nearest"'),
         (lambda x: F.elu(x), "elu", "relu6"),
         (lambda x: x.amax((2, 3)), "amax", "x.mean((2, 3))"),
         (lambda x: F.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention", "convolutional nets"),
@@ -144,6 +144,11 @@ REFUSALS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: x.sum((2, 3)),
         "cannot import `aten.sum`: it sums over something else than one axis of 2 to 8 branches|"
         "do       use x.mean((2, 3)) for a sum over the image, a 1x1 convolution for one over the channels",
+    ),
+    "uneven enlargement": (
+        lambda x: F.interpolate(x, size=(18, 20)),
+        "cannot import `aten.upsample_nearest2d`: it resizes 9x12 to 18x20, which is no multiple|"
+        "do       choose an input size at which every pixel is repeated a whole number of times",
     ),
     "reflection": (
         lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),

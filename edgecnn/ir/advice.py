@@ -7,7 +7,7 @@ _NORM = (
     "passes over memory that no int8 runtime fuses"
 )
 _ATTENTION = "attention multiplies activations with each other; edgecnn exports convolutional nets: choose one of those"
-_RESIZE = "let the net keep its resolution there: export has pools and strides, but nothing that enlarges an image"
+_RESIZE = 'enlarge by mode="nearest" and a whole factor: the runtimes interpolate in ways of their own in 8 bits'
 _FUNCTION = "use an activation that has an 8-bit form: relu, relu6, hardswish, hardsigmoid, silu, sigmoid, tanh, gelu"
 _AROUND = "pad with zeros instead: nn.ZeroPad2d, or the padding of the convolution"
 _REDUCE = "use x.mean((2, 3)) or a pool of the image"
@@ -17,8 +17,8 @@ _BY_REASON = {
     _NORM: "layer_norm native_layer_norm group_norm native_group_norm instance_norm rms_norm _fused_rms_norm",
     _ATTENTION: "scaled_dot_product_attention bmm baddbmm einsum _native_multi_head_attention "
     "multi_head_attention_forward outer dot mv linalg_vecdot",
-    _RESIZE: "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d "
-    "_upsample_bilinear2d_aa grid_sampler grid_sampler_2d pixel_shuffle conv_transpose2d im2col col2im",
+    _RESIZE: "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa grid_sampler grid_sampler_2d pixel_shuffle "
+    "conv_transpose2d im2col col2im",
     _FUNCTION: "mish mish_ elu elu_ selu selu_ celu celu_ softplus hardshrink softshrink log_sigmoid threshold glu "
     "erf exp log sin cos sinh cosh tan rrelu rrelu_with_noise",
     _AROUND: "reflection_pad2d replication_pad2d _pad_circular",

@@ -107,6 +107,18 @@ def _even_windows(size: int, count: int) -> tuple[int, int] | None:
     return min(lengths), min(steps)
 
 
+@rule("upsample_nearest2d", "_upsample_nearest_exact2d")
+def _upsample(at: Site, x: Entry, *_: Any) -> Entry:
+    name = at.act(x)
+    size, want = at.shape(name)[2:], tuple(int(d) for d in at.node.meta["val"].shape[2:])
+    if any(w % s for s, w in zip(size, want, strict=True)):
+        raise at.refuse(
+            f"resizes {size[0]}x{size[1]} to {want[0]}x{want[1]}, which is no multiple",
+            do="choose an input size at which every pixel is repeated a whole number of times",
+        )
+    return name if want == size else at.emit("upsample", name, factor=(want[0] // size[0], want[1] // size[1]))
+
+
 @rule("mean")
 def _mean(at: Site, x: Entry, axes: Any = None, keepdim: bool = False, *_: Any) -> Entry:
     axes = [axes] if isinstance(axes, int) else axes or []

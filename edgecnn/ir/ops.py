@@ -191,6 +191,14 @@ def _channel_shuffle(a: Attrs, s: list[Shape]) -> Shape:
     return s[0]
 
 
+@_kind("upsample", 1, "every pixel factor[0] times along H and factor[1] times along W", factor=REQUIRED)
+def _upsample(a: Attrs, s: list[Shape]) -> Shape:
+    (rows, columns), x = a["factor"], s[0]
+    if len(x) != 4 or rows < 1 or columns < 1:
+        raise ValueError(f"upsample of {x} by {a['factor']}")
+    return (*x[:2], x[2] * rows, x[3] * columns)
+
+
 # pad: (top, bottom, left, right); value is one number, or a tuple with one per channel.
 @_kind("pad", 1, "constant padding of H and W", pad=REQUIRED, value=0.0)
 def _pad(a: Attrs, s: list[Shape]) -> Shape:
@@ -219,7 +227,9 @@ def _transpose(a: Attrs, s: list[Shape]) -> Shape:
 CLIPPING = frozenset(k for k, v in OPS.items() if "clip" in v.attrs)
 """Kinds that can carry a fused activation."""
 
-SAME_CODES = frozenset({"max_pool", "slice", "channel_shuffle", "pad", "flatten", "reshape", "transpose", "concat"})
+SAME_CODES = frozenset(
+    {"max_pool", "slice", "channel_shuffle", "upsample", "pad", "flatten", "reshape", "transpose", "concat"}
+)
 """Kinds that move codes without computing: output and activation inputs share quantisation parameters."""
 
 

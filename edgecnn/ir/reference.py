@@ -122,6 +122,12 @@ def _channel_shuffle(a: Attrs, x: Tensor) -> Tensor:
     return x.view(n, g, c // g, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+@_meaning("upsample")
+def _upsample(a: Attrs, x: Tensor) -> Tensor:
+    rows, columns = a["factor"]
+    return x.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
+
+
 @_meaning("pad")
 def _pad(a: Attrs, x: Tensor) -> Tensor:
     value = a["value"]

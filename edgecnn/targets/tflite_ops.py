@@ -188,6 +188,18 @@ def _channel_shuffle(low: Lowering, op: Op) -> Tensor:
     return low.reshape(low.transpose(grouped, (0, 2, 1)), x.shape, low.output())
 
 
+@_rule("upsample")
+def _upsample(low: Lowering, op: Op) -> Tensor:
+    """As concatenations of the image with itself; RESIZE_NEAREST_NEIGHBOR is not delegated to XNNPACK."""
+    x, (rows, columns) = low.read(op.inputs[0]), op.attrs["factor"]
+    batch, height, width, channels = x.shape
+    # Pixel by pixel the channels again, then row by row the pixels again.
+    pixels = low.reshape(x, (1, 1, batch * height * width, channels))
+    wide = low.concat([pixels] * columns, 3)
+    lines = low.reshape(wide, (1, 1, batch * height, width * columns * channels))
+    return low.reshape(low.concat([lines] * rows, 3), low.shape(op.output), low.output())
+
+
 @_rule("pad")
 def _pad(low: Lowering, op: Op) -> Tensor:
     a, x = attrs_of(op), low.read(op.inputs[0])
