@@ -17,8 +17,8 @@ _BY_REASON = {
     _NORM: "layer_norm native_layer_norm group_norm native_group_norm instance_norm rms_norm _fused_rms_norm",
     _ATTENTION: "scaled_dot_product_attention bmm baddbmm einsum _native_multi_head_attention "
     "multi_head_attention_forward outer dot mv linalg_vecdot",
-    _RESIZE: "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa grid_sampler grid_sampler_2d pixel_shuffle "
-    "conv_transpose2d im2col col2im",
+    _RESIZE: "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa grid_sampler grid_sampler_2d "
+    "pixel_shuffle conv_transpose2d im2col col2im",
     _FUNCTION: "mish mish_ elu elu_ selu selu_ celu celu_ softplus hardshrink softshrink log_sigmoid threshold glu "
     "erf exp log sin cos sinh cosh tan rrelu rrelu_with_noise",
     _AROUND: "reflection_pad2d replication_pad2d _pad_circular",

@@ -9,13 +9,15 @@ zeros between them. A batch norm on the identity has become a depthwise 1x1 conv
 One branch must hold the others: every tap of theirs meets a tap of its kernel, and its groups divide theirs. So the sum
 costs what that branch alone costs. A heterogeneous convolution has no such branch and is left to `passes.hetconv`.
 
-The weights of the merged kernel are coded in 8 bits together, where the branches would have been coded one by one. A
-single set of codes per output channel is what every deployed RepVGG has; the signal to noise of an export tells what it
-costs for the weights at hand.
+In 8 bits it is not for free: one step of codes serves all taps of an output channel, and the branch with the largest
+weights sets it. An identity among the 576 small weights of a 3x3 kernel leaves them a few codes (RepVGG-A0 with random
+weights: 14 dB in place of 27 for the whole net). So integer targets ask for `least_db` of signal over rounding noise in
+the merged weights, and a branch that would spoil it stays a branch.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,17 +36,22 @@ class _Term:
     minus: bool = False
 
 
-def merge_branches(graph: Graph) -> tuple[Graph, list[Note]]:
-    """The graph with parallel convolutions in sums merged, and a note for each merger."""
+def merge_branches(graph: Graph, *, least_db: float = -math.inf) -> tuple[Graph, list[Note]]:
+    """The graph with parallel convolutions in sums merged, and a note for each merger.
+
+    Args:
+        graph: in which batch norms are folded.
+        least_db: of the merged weights over their rounding to 8 bits, unless the widest branch alone has less.
+    """
     notes = []
     for name in [op.output for op in graph.ops if op.kind in ("add", "sub")]:
-        while (merged := _merged(graph, name)) is not None:
+        while (merged := _merged(graph, name, least_db)) is not None:
             graph, joined = merged
             notes.append(Note(RULE, name, True, f"{len(joined)} convolutions as one: " + ", ".join(joined)))
     return graph, notes
 
 
-def _merged(graph: Graph, name: str) -> tuple[Graph, list[str]] | None:
+def _merged(graph: Graph, name: str, least_db: float) -> tuple[Graph, list[str]] | None:
     """The graph after one merger in the sum `name`, and what became one; None if there is none to make."""
     root = graph.makers.get(name)
     if root is None or not _is_sum(graph, root):
@@ -54,7 +61,7 @@ def _merged(graph: Graph, name: str) -> tuple[Graph, list[str]] | None:
         return None  # its terms are counted there
     terms = _terms(graph, root)
     convs = [t for t in terms if _is_branch(graph, t.name)]
-    families = [[host, *(t for t in convs if t is not host and _holds(graph, host, t))] for host in convs]
+    families = [_family(graph, host, convs, least_db) for host in convs]
     joined = max(families, key=len, default=[])
     if len(joined) < 2:
         return None
@@ -66,6 +73,27 @@ def _merged(graph: Graph, name: str) -> tuple[Graph, list[str]] | None:
         clip = {"clip": root.attrs["clip"]} if "clip" in root.attrs else {}
         edit.swap(root, _joined(graph, edit, joined, output=name).with_attrs(**clip))
     return edit.finish(), [t.name for t in joined]
+
+
+def _family(graph: Graph, host: _Term, convs: list[_Term], least_db: float) -> list[_Term]:
+    """`host` and those that it takes in, the ones with the smallest weights first."""
+    held = [t for t in convs if t is not host and _holds(graph, host, t)]
+    family = [host]
+    if held and least_db > -math.inf:
+        # So that merging step by step comes to no other end than merging at once, the bound knows no history.
+        least_db = min(least_db, _signal_db(_joined_weight(graph, family)))
+    for term in sorted(held, key=lambda t: float(np.abs(graph.const(graph.makers[t.name].inputs[1])).max())):
+        if least_db == -math.inf or _signal_db(_joined_weight(graph, [*family, term])) >= least_db:
+            family.append(term)
+    return family
+
+
+def _signal_db(weight: Array) -> float:
+    """The power of the weights over that of rounding them to 8 bits, one step per output channel; zeros are exact."""
+    rows = weight.reshape(len(weight), -1)
+    steps = np.abs(rows).max(1) / 127
+    noise = float((steps**2 / 12 * (rows != 0).sum(1)).sum())
+    return 10 * math.log10(float((rows**2).sum()) / noise) if noise else math.inf
 
 
 def _is_sum(graph: Graph, op: Op) -> bool:
@@ -134,16 +162,24 @@ def _taps(graph: Graph, host: Op, other: Op) -> tuple[list[int], list[int]] | No
     return found[0], found[1]
 
 
-def _joined(graph: Graph, edit: Editor, terms: list[_Term], *, output: str) -> Op:
+def _joined_weight(graph: Graph, terms: list[_Term]) -> Array:
     host = graph.makers[terms[0].name]
     weight = np.zeros(graph.shape(host.inputs[1]))
+    for term in terms:
+        op = graph.makers[term.name]
+        rows, columns = _taps(graph, host, op) or ([], [])  # every term is held by the host
+        taps = _in_groups(graph, op, attrs_of(host)["groups"])
+        weight[:, :, np.array(rows)[:, None], columns] += -taps if term.minus else taps
+    return weight
+
+
+def _joined(graph: Graph, edit: Editor, terms: list[_Term], *, output: str) -> Op:
+    host, weight = graph.makers[terms[0].name], _joined_weight(graph, terms)
     bias = np.zeros(weight.shape[0])
     for term in terms:
-        op, sign = graph.makers[term.name], -1.0 if term.minus else 1.0
-        rows, columns = _taps(graph, host, op) or ([], [])  # every term is held by the host
-        weight[:, :, np.array(rows)[:, None], columns] += sign * _in_groups(graph, op, attrs_of(host)["groups"])
+        op = graph.makers[term.name]
         if len(op.inputs) > 2:
-            bias += sign * graph.const(op.inputs[2]).astype(np.float64)
+            bias += (-1.0 if term.minus else 1.0) * graph.const(op.inputs[2]).astype(np.float64)
     inputs = [host.inputs[0], edit.const(f"{output}_weight", weight)]
     if any(len(graph.makers[t.name].inputs) > 2 for t in terms):
         inputs.append(edit.const(f"{output}_bias", bias))

@@ -23,6 +23,7 @@ from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
 from edgecnn.passes.hetconv import hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
+from edgecnn.passes.merge_branches import merge_branches
 from edgecnn.passes.pad_channels import pad_channels
 from edgecnn.passes.shuffle_onehot import shuffle_onehot
 from edgecnn.passes.standard import STANDARD
@@ -92,7 +93,7 @@ def pays(added_macs: int, shuffles: list[Shuffle]) -> bool:
 
 def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites of the float target: ONNX Runtime fuses the rest by itself."""
-    return (*STANDARD, _hetconv(CHOICES.chosen(settings, "hetconv_form")))
+    return (*STANDARD, merge_branches, _hetconv(CHOICES.chosen(settings, "hetconv_form")))
 
 
 def _hetconv(form: str) -> Pass:

@@ -18,6 +18,7 @@ from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
 from edgecnn.passes.hetconv import FORMS, hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
+from edgecnn.passes.merge_branches import merge_branches
 from edgecnn.passes.standard import STANDARD
 from edgecnn.quant.scheme import LITERT, Scheme
 from edgecnn.targets.settings import Settings
@@ -151,7 +152,7 @@ def int8_scheme(cpu: Cpu) -> Scheme:
 
 def float_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     """The rewrites of every TFLite target: whatever XNNPACK has a better form for, and no channel moved for nothing."""
-    return _passes(settings, auto=hetconv("grouped"))
+    return (*_passes(settings, auto=hetconv("grouped")), merge_branches)
 
 
 def _passes(settings: Mapping[str, str], *, auto: Pass, ungroups: bool = False) -> tuple[Pass, ...]:
