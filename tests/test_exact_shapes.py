@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import strategies  # noqa: F401  (its settings of hypothesis)
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
