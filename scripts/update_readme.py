@@ -1,8 +1,11 @@
 """Runs the README's commands and puts their real output, and the measured tables, into it.
 
     python scripts/update_readme.py                 run every `console` block, write its output into the README
-    python scripts/update_readme.py --digits FILE   put a comparison table (work/digits/comparison.md) in its place
-    python scripts/update_readme.py --peers FILE    likewise the output of scripts/measure_against_peers.py
+    python scripts/update_readme.py --table NAME FILE
+                                                    put a measured table between `<!-- NAME -->` and its end: `digits`
+                                                    (work/digits/comparison.md), `peers` and `families`
+                                                    (scripts/measure_against_peers.py), `zoo` (scripts/zoo_table.py),
+                                                    `others` (scripts/other_nets.py)
 
 A test runs the same commands and compares their output with the README, numbers aside.
 """
@@ -95,18 +98,27 @@ def shape_of(output: str) -> str:
     return re.sub(r" +", " ", re.sub(r" +$", "", plain, flags=re.MULTILINE)).strip()
 
 
+def with_table(text: str, mark: str, table: str) -> str:
+    """`text` with `table` between its two marks.
+
+    Raises:
+        SystemExit: there is no such mark.
+    """
+    place = re.compile(rf"<!-- {re.escape(mark)} -->.*?<!-- end of {re.escape(mark)} -->", re.DOTALL)
+    if not place.search(text):
+        raise SystemExit(f"README.md has no place `<!-- {mark} --> ... <!-- end of {mark} -->`")
+    return place.sub(lambda _: f"<!-- {mark} -->\n{table}\n<!-- end of {mark} -->", text)
+
+
 def main() -> int:
     """Updates the README and says what was replaced."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits", type=Path)
-    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--table", nargs=2, action="append", default=[], metavar=("NAME", "FILE"))
     options = parser.parse_args()
     text = README.read_text(encoding="utf-8")
-    if options.digits or options.peers:
-        for mark, file in (("digits", options.digits), ("peers", options.peers)):
-            if file:
-                table = f"<!-- {mark} -->\n{file.read_text(encoding='utf-8').strip()}\n<!-- end of {mark} -->"
-                text = re.sub(rf"<!-- {mark} -->(.*?<!-- end of {mark} -->)?", lambda _: table, text, flags=re.DOTALL)  # noqa: B023
+    if options.table:
+        for mark, file in options.table:
+            text = with_table(text, mark, Path(file).read_text(encoding="utf-8").strip())
     else:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
