@@ -112,6 +112,19 @@ def test_show_net_and_artifact(capsys, artifact):
     assert "100.0 % of multiply-adds" in out
 
 
+def test_list_of_one_family_with_published_accuracies(capsys):
+    code, out, _ = run(capsys, "list", "nets", "resnet50", "--json")
+    rows = {row["name"]: row for row in json.loads(out)["nets"]}
+    assert code == 0
+    assert "resnet50" in rows
+    assert "mobilenet_v2" not in rows
+    assert (rows["resnet50"]["published"][0]["top1"], rows["resnet50"]["published"][0]["top5"]) == (77.15, 93.29)
+    code, out, _ = run(capsys, "list", "nets", "resnet50", "-v")
+    assert code == 0
+    assert "top-1 77.15 %" in out
+    assert run(capsys, "list", "recipes", "x")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

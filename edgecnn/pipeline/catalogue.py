@@ -29,12 +29,14 @@ def nets() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
+            "family": entry.family,
             "aliases": list(entry.aliases),
             "input": "x".join(map(str, entry.input_shape)),
             "params": entry.params,
             "macs": entry.macs,
             "top1": entry.pretrained.top1 if entry.pretrained else None,
             "weights": entry.pretrained.url if entry.pretrained else None,
+            "published": [vars(figure) for figure in entry.published],
             "summary": entry.summary,
             "source": entry.source,
             "options": {o.name: f"default {o.default}" for o in entry.options},
