@@ -86,3 +86,4 @@ def test_the_official_file_is_torchvisions_default(name: str, models: ModuleType
     assert [pretrained.resize] == prepare.resize_size
     assert [pretrained.crop] == prepare.crop_size
     assert pretrained.interpolation == prepare.interpolation.value
+    assert (list(pretrained.mean), list(pretrained.std)) == (list(prepare.mean), list(prepare.std))
