@@ -87,3 +87,19 @@ def test_the_official_file_is_torchvisions_default(name: str, models: ModuleType
     assert [pretrained.crop] == prepare.crop_size
     assert pretrained.interpolation == prepare.interpolation.value
     assert (list(pretrained.mean), list(pretrained.std)) == (list(prepare.mean), list(prepare.std))
+
+
+@pytest.mark.filterwarnings("ignore:A new version of MNASNet")
+@pytest.mark.parametrize(("stem_width", "version"), [("scaled", 2), ("fixed", 1)])
+def test_mnasnets_of_both_versions_go_to_torchvision_and_back(
+    stem_width: str, version: int, models: ModuleType
+) -> None:
+    ours, theirs = build_net("mnasnet0_5", stem_width=stem_width, seed=0), models.mnasnet0_5()
+    theirs.load_state_dict(ours.state_dict())  # it reads the version and rebuilds its stem for the first
+    assert theirs.state_dict()._metadata[""]["version"] == version
+    back = build_net("mnasnet0_5", stem_width=stem_width)
+    back.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(back(x), theirs.eval()(x))
+        assert torch.equal(back(x), ours(x))

@@ -36,7 +36,7 @@ Depth = Annotated[float, About("multiplier on the number of blocks of a stage", 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the papers' tables; `fused` blocks filter and expand by one dense convolution."""
+    """One row of the papers' tables; `fused` blocks filter and expand by one dense convolution and never squeeze."""
 
     expansion: int
     kernel: int
@@ -45,6 +45,7 @@ class Stage:
     out_channels: int
     blocks: int
     fused: bool = False
+    squeeze: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class Style:
 
     activation: Activation = nn.SiLU
     norm: Norm = nn.BatchNorm2d
-    squeeze: bool = True
 
 
 B0 = (
@@ -111,7 +111,7 @@ def _full(stage: Stage, style: Style, in_channels: int, stride: int) -> list[nn.
             expanded, expanded, kernel=stage.kernel, stride=stride, groups=expanded, norm=norm, activation=activation
         )
     )
-    if style.squeeze:
+    if stage.squeeze:
         layers.append(SqueezeExcitation(expanded, max(1, in_channels // 4), activation=activation))
     layers.append(ConvNormAct(expanded, stage.out_channels, kernel=1, norm=norm, activation=None))
     return layers
@@ -134,7 +134,7 @@ class EfficientNet(nn.Module):
     Args:
         stages: in order; the first one's input is as wide as the stem.
         last_channels: of the 1x1 convolution before the pool.
-        style: activation, norm and squeeze-excite of all blocks.
+        style: activation and norm of all blocks.
         num_classes: outputs of the last layer.
         stem: see `StemOption`.
         dropout: of the classifier's input.

@@ -22,7 +22,7 @@ from edgecnn.nets.efficientnet_blocks import B0, Depth, DropPath, EfficientNet, 
 from edgecnn.nets.options import Dropout, NumClasses, Stem, Width
 from edgecnn.nets.registry import Published, net
 
-STYLE = Style(activation=nn.ReLU6, norm=partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01), squeeze=False)
+STYLE = Style(activation=nn.ReLU6, norm=partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01))
 LAST_CHANNELS = 1280
 
 SOURCE = "tensorflow/tpu efficientnet/lite; Tan and Le 2019, arXiv:1905.11946"
@@ -31,8 +31,8 @@ INT8 = "in 8 bits"
 
 
 def lite_stages(width: float, depth: float) -> tuple[Stage, ...]:
-    """B0's stages scaled, but for the input and the depth of the first and the depth of the last."""
-    first, *middle, last = scaled(B0, width=width, depth=depth)
+    """B0's stages without squeeze, scaled but for the input and the depth of the first and the depth of the last."""
+    first, *middle, last = (replace(stage, squeeze=False) for stage in scaled(B0, width=width, depth=depth))
     return (
         replace(first, in_channels=B0[0].in_channels, blocks=B0[0].blocks),
         *middle,
