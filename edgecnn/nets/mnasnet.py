@@ -3,8 +3,8 @@
 Source: Tan et al. 2019, arXiv:1807.11626; state and initialisation as in torchvision's `mnasnet*`.
 
 A1 is the paper's net. torchvision's nets are B1, the form without squeeze-excite. Its first version did not scale the
-stem and the first block with the width: files of that time need `stem_width=fixed`. The official files are of the second
-version, which a state carries with it, and ours does too.
+stem and the first block with the width: files of that time need `stem_width=fixed`. The official files are of the
+second version, which a state carries with it, and ours does too.
 
 Batch norm of A1 has eps 1e-3 and momentum 0.01, as in the authors' code (tensorflow/tpu models/official/mnasnet), that
 of B1 eps 1e-5 and momentum 0.0003, as in torchvision.
