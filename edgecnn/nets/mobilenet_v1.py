@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgecnn.nets.layers import Activation, ConvNormAct, init_conv_nets, make_divisible, stem_stride
 from edgecnn.nets.options import About, Dropout, NumClasses, Stem, Width
-from edgecnn.nets.registry import net
+from edgecnn.nets.registry import Published, net
 
 BLOCKS = (
     # output channels, stride
@@ -79,11 +79,48 @@ class MobileNetV1(nn.Module):
         return logits
 
 
+PAPER = "Howard et al. 2017, arXiv:1704.04861"
+PAGE = "tensorflow/models slim mobilenet_v1"
+RELEASED = (
+    # width, side, top-1 and top-5, the same in 8 bits
+    (1.0, 224, 70.9, 89.9, 69.7, 89.5),
+    (1.0, 192, 70.0, 89.2, 69.0, 88.9),
+    (1.0, 160, 68.0, 87.7, 67.3, 87.7),
+    (1.0, 128, 65.2, 85.8, 64.0, 85.5),
+    (0.75, 224, 68.4, 88.2, 67.9, 88.1),
+    (0.75, 192, 67.2, 87.3, 66.2, 87.1),
+    (0.75, 160, 65.3, 86.0, 63.9, 85.5),
+    (0.75, 128, 62.1, 83.9, 59.8, 82.8),
+    (0.5, 224, 63.3, 84.9, 62.2, 84.5),
+    (0.5, 192, 61.7, 83.6, 60.4, 83.2),
+    (0.5, 160, 59.1, 81.9, 57.7, 81.3),
+    (0.5, 128, 56.3, 79.4, 54.9, 78.9),
+    (0.25, 224, 49.8, 74.2, 48.2, 73.8),
+    (0.25, 192, 47.7, 72.3, 45.8, 71.9),
+    (0.25, 160, 45.5, 70.3, 43.5, 69.1),
+    (0.25, 128, 41.5, 66.3, 39.9, 65.8),
+)
+
+
 @net(
     "mobilenet_v1",
-    source="Howard et al. 2017, arXiv:1704.04861",
+    source=PAPER,
     params=4_231_976,
     macs=568_740_352,
+    published=(
+        Published(70.6, None, f"{PAPER}, Table 6"),
+        Published(68.4, None, f"{PAPER}, Table 6", "width 0.75"),
+        Published(63.7, None, f"{PAPER}, Table 6", "width 0.5"),
+        Published(50.6, None, f"{PAPER}, Table 6", "width 0.25"),
+        Published(69.1, None, f"{PAPER}, Table 7", "192x192"),
+        Published(67.2, None, f"{PAPER}, Table 7", "160x160"),
+        Published(64.4, None, f"{PAPER}, Table 7", "128x128"),
+        Published(60.2, None, PAPER, "width 0.5, 160x160"),
+        Published(71.7, None, f"{PAPER}, Table 4", "full_convs"),
+        Published(65.3, None, f"{PAPER}, Table 5", "shallow"),
+        *(Published(t1, t5, PAGE, f"width {w:g}, {side}x{side}") for w, side, t1, t5, _, _ in RELEASED),
+        *(Published(t1, t5, PAGE, f"width {w:g}, {side}x{side}, in 8 bits") for w, side, _, _, t1, t5 in RELEASED),
+    ),
 )
 def mobilenet_v1(
     *,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgecnn.nets.layers import ConvNormAct, init_conv_nets, make_divisible, stem_stride
 from edgecnn.nets.options import About, Dropout, NumClasses, Stem, Width
-from edgecnn.nets.registry import Pretrained, net
+from edgecnn.nets.registry import Pretrained, Published, net
 
 STAGES = (
     # expansion, output channels, blocks, stride of the first block
@@ -78,12 +78,47 @@ class MobileNetV2(nn.Module):
         return logits
 
 
+PAPER = "Sandler et al. 2018, arXiv:1801.04381"
+README = "tensorflow/models slim mobilenet README"
+RELEASED = (
+    # width, side, top-1, top-5
+    (1.4, 224, 75.0, 92.5),
+    (1.3, 224, 74.4, 92.1),
+    (1.0, 224, 71.8, 91.0),
+    (1.0, 192, 70.7, 90.1),
+    (1.0, 160, 68.8, 89.0),
+    (1.0, 128, 65.3, 86.9),
+    (1.0, 96, 60.3, 83.2),
+    (0.75, 224, 69.8, 89.6),
+    (0.75, 192, 68.7, 88.9),
+    (0.75, 160, 66.4, 87.3),
+    (0.75, 128, 63.2, 85.3),
+    (0.75, 96, 58.8, 81.6),
+    (0.5, 224, 65.4, 86.4),
+    (0.5, 192, 63.9, 85.4),
+    (0.5, 160, 61.0, 83.2),
+    (0.5, 128, 57.7, 80.8),
+    (0.5, 96, 51.2, 75.8),
+    (0.35, 224, 60.3, 82.9),
+    (0.35, 192, 58.2, 81.2),
+    (0.35, 160, 55.7, 79.1),
+    (0.35, 128, 50.8, 75.0),
+    (0.35, 96, 45.5, 70.4),
+)
+
+
 @net(
     "mobilenet_v2",
-    source="Sandler et al. 2018, arXiv:1801.04381; torchvision mobilenet_v2",
+    source=f"{PAPER}; torchvision mobilenet_v2",
     params=3_504_872,
     macs=300_774_272,
     pretrained=Pretrained("mobilenet_v2-7ebf99e0.pth", top1=72.154, top5=90.822, resize=232),
+    published=(
+        Published(72.0, None, f"{PAPER}, Table 4"),
+        Published(74.7, None, f"{PAPER}, Table 4", "width 1.4"),
+        Published(70.9, None, "Howard et al. 2019, arXiv:1905.02244, Table 4", "in 8 bits"),
+        *(Published(t1, t5, README, f"width {w:g}, {side}x{side}") for w, side, t1, t5 in RELEASED),
+    ),
 )
 def mobilenet_v2(
     *,

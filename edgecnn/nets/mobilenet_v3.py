@@ -4,13 +4,16 @@ Source: Howard et al. 2019, arXiv:1905.02244, Tables 1 and 2; state and initiali
 `mobilenet_v3_large` and `mobilenet_v3_small`.
 
 Where the sources disagree: the paper's Table 2 gives Small a head of 1280 and a squeeze-excite tick on the last
-convolution; the released checkpoints and torchvision have 1024 and none. Batch norm has eps 1e-3 and momentum 0.01.
-The squeeze-excite gate is a hard sigmoid.
+convolution; the released checkpoints and torchvision have 1024 and none. `head=1280` gives the paper's 2.9 million
+parameters. Its 66 million multiply-adds cannot be had: Small has 56.5, with either head 57 at most.
+
+Batch norm has eps 1e-3 and momentum 0.01. The squeeze-excite gate is a hard sigmoid. The minimalistic nets are those of
+the authors' released checkpoints (tensorflow/models research/slim/nets/mobilenet README).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 
 from edgecnn.nets.layers import Activation, ConvNormAct, SqueezeExcitation, init_conv_nets, make_divisible, stem_stride
 from edgecnn.nets.options import About, Dropout, NumClasses, Stem, Width
-from edgecnn.nets.registry import Pretrained, net
+from edgecnn.nets.registry import Pretrained, Published, net
 
 NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 Scaling = Literal["torchvision", "paper"]
@@ -108,6 +111,8 @@ class MobileNetV3(nn.Module):
     `scaling` says what a width multiplier does. `torchvision` scales every number of the table, stem and head too.
     `paper` follows the released checkpoints: expansion factors apply to the scaled input, the head stays as it is,
     and so does the stem below 0.75.
+
+    `minimalistic` leaves out what not every accelerator has: squeeze-excite, hard-swish and 5x5 kernels.
     """
 
     def __init__(
@@ -117,16 +122,21 @@ class MobileNetV3(nn.Module):
         head: int,
         width: float,
         scaling: Scaling,
+        minimalistic: bool,
         num_classes: int,
         stem: Stem,
         dropout: float,
     ) -> None:
         super().__init__()
+        activation: Activation = HS
+        if minimalistic:
+            activation = RE
+            rows = tuple(replace(row, kernel=3, squeeze=False, activation=RE) for row in rows)
         paper = scaling == "paper"
         stem_width = 1.0 if paper and width < 0.75 else width
         channels = make_divisible(rows[0].in_channels * stem_width)
         features: list[nn.Module] = [
-            ConvNormAct(3, channels, stride=stem_stride(stem), norm=NORM, activation=nn.Hardswish)
+            ConvNormAct(3, channels, stride=stem_stride(stem), norm=NORM, activation=activation)
         ]
         for row in rows:
             if paper:
@@ -137,12 +147,12 @@ class MobileNetV3(nn.Module):
             features.append(InvertedResidual(row, in_channels=channels, expanded=expanded, out_channels=out_channels))
             channels = out_channels
         last = make_divisible(6 * rows[-1].out_channels * width) if paper else 6 * channels
-        features.append(ConvNormAct(channels, last, kernel=1, norm=NORM, activation=nn.Hardswish))
+        features.append(ConvNormAct(channels, last, kernel=1, norm=NORM, activation=activation))
         head = head if paper else make_divisible(head * width)
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            nn.Linear(last, head), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(head, num_classes)
+            nn.Linear(last, head), activation(), nn.Dropout(dropout), nn.Linear(head, num_classes)
         )
         init_conv_nets(self)
 
@@ -156,14 +166,27 @@ StemOption = Annotated[Stem, About("`small`: the first convolution has stride 1"
 ScalingOption = Annotated[
     Scaling, About("what `width` scales: everything (`torchvision`), or as the released checkpoints (`paper`)")
 ]
+Minimalistic = Annotated[bool, About("without squeeze-excite, hard-swish and 5x5 kernels")]
+
+PAPER = "Howard et al. 2019, arXiv:1905.02244"
+README = "tensorflow/models slim mobilenet README"
+INT8 = "in 8 bits"
 
 
 @net(
     "mobilenet_v3_large",
-    source="Howard et al. 2019, arXiv:1905.02244; torchvision mobilenet_v3_large",
+    source=f"{PAPER}; torchvision mobilenet_v3_large",
     params=5_483_032,
     macs=216_589_760,
     pretrained=Pretrained("mobilenet_v3_large-5c1a4163.pth", top1=75.274, top5=92.566, resize=232),
+    published=(
+        Published(75.2, None, f"{PAPER}, Table 3"),
+        Published(73.3, None, f"{PAPER}, Table 3", "width 0.75, scaled as in the paper"),
+        Published(73.8, None, f"{PAPER}, Table 4", INT8),
+        Published(73.9, None, README, INT8),
+        Published(72.3, None, README, "minimalistic"),
+        Published(71.3, None, README, f"minimalistic, {INT8}"),
+    ),
     aliases=("mobilenet_v3",),
 )
 def mobilenet_v3_large(
@@ -173,19 +196,34 @@ def mobilenet_v3_large(
     stem: StemOption = "imagenet",
     dropout: Dropout = 0.2,
     scaling: ScalingOption = "torchvision",
+    minimalistic: Minimalistic = False,
 ) -> MobileNetV3:
     """Searched inverted residuals with squeeze-excite and hard-swish."""
     return MobileNetV3(
-        LARGE, head=1280, width=width, scaling=scaling, num_classes=num_classes, stem=stem, dropout=dropout
+        LARGE,
+        head=1280,
+        width=width,
+        scaling=scaling,
+        minimalistic=minimalistic,
+        num_classes=num_classes,
+        stem=stem,
+        dropout=dropout,
     )
 
 
 @net(
     "mobilenet_v3_small",
-    source="Howard et al. 2019, arXiv:1905.02244; torchvision mobilenet_v3_small",
+    source=f"{PAPER}; torchvision mobilenet_v3_small",
     params=2_542_856,
     macs=56_510_400,
     pretrained=Pretrained("mobilenet_v3_small-047dcff4.pth", top1=67.668, top5=87.402),
+    published=(
+        Published(67.4, None, f"{PAPER}, Table 3"),
+        Published(65.4, None, f"{PAPER}, Table 3", "width 0.75, scaled as in the paper"),
+        Published(64.9, None, f"{PAPER}, Table 4", INT8),
+        Published(67.5, None, README),
+        Published(61.9, None, README, "minimalistic"),
+    ),
 )
 def mobilenet_v3_small(
     *,
@@ -194,8 +232,19 @@ def mobilenet_v3_small(
     stem: StemOption = "imagenet",
     dropout: Dropout = 0.2,
     scaling: ScalingOption = "torchvision",
+    minimalistic: Minimalistic = False,
+    head: Annotated[
+        Literal[1024, 1280], About("channels of the hidden layer: the released 1024, or the paper's Table 2")
+    ] = 1024,
 ) -> MobileNetV3:
     """The smaller MobileNetV3, for 50 to 60 million multiply-adds."""
     return MobileNetV3(
-        SMALL, head=1024, width=width, scaling=scaling, num_classes=num_classes, stem=stem, dropout=dropout
+        SMALL,
+        head=head,
+        width=width,
+        scaling=scaling,
+        minimalistic=minimalistic,
+        num_classes=num_classes,
+        stem=stem,
+        dropout=dropout,
     )

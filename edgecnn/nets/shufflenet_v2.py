@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgecnn.nets.layers import channel_shuffle, stem_stride
 from edgecnn.nets.options import About, Dropout, NumClasses, Stem
-from edgecnn.nets.registry import Pretrained, net
+from edgecnn.nets.registry import Pretrained, Published, net
 
 BLOCKS = (4, 8, 4)
 
@@ -80,7 +80,9 @@ class ShuffleNetV2(nn.Module):
         return logits
 
 
-SOURCE = "Ma et al. 2018, arXiv:1807.11164; torchvision shufflenet_v2"
+PAPER = "Ma et al. 2018, arXiv:1807.11164"
+SOURCE = f"{PAPER}; torchvision shufflenet_v2"
+MEGVII = "megvii-model/ShuffleNet-Series ShuffleNetV2 README"
 StemOption = Annotated[Stem, About("`small`: the first convolution has stride 1 and no max pool follows")]
 
 
@@ -90,6 +92,7 @@ StemOption = Annotated[Stem, About("`small`: the first convolution has stride 1 
     params=1_366_792,
     macs=40_476_448,
     pretrained=Pretrained("shufflenetv2_x0.5-f707e7126e.pth", top1=60.552, top5=81.746),
+    published=(Published(60.3, None, f"{PAPER}, Tables 5 and 8"), Published(61.1, 82.6, MEGVII)),
 )
 def shufflenet_v2_x0_5(
     *, num_classes: NumClasses = 1000, stem: StemOption = "imagenet", dropout: Dropout = 0.0
@@ -104,6 +107,7 @@ def shufflenet_v2_x0_5(
     params=2_278_604,
     macs=144_907_992,
     pretrained=Pretrained("shufflenetv2_x1-5666bf0f80.pth", top1=69.362, top5=88.316),
+    published=(Published(69.4, None, f"{PAPER}, Tables 5 and 8"), Published(69.4, 88.9, MEGVII)),
     aliases=("shufflenet_v2",),
 )
 def shufflenet_v2_x1_0(
@@ -119,6 +123,7 @@ def shufflenet_v2_x1_0(
     params=3_503_624,
     macs=295_759_392,
     pretrained=Pretrained("shufflenetv2_x1_5-3c479a10.pth", top1=72.996, top5=91.086, resize=232),
+    published=(Published(72.6, None, f"{PAPER}, Tables 5 and 8"), Published(72.6, 90.6, MEGVII)),
 )
 def shufflenet_v2_x1_5(
     *, num_classes: NumClasses = 1000, stem: StemOption = "imagenet", dropout: Dropout = 0.0
@@ -133,6 +138,7 @@ def shufflenet_v2_x1_5(
     params=7_393_996,
     macs=583_253_464,
     pretrained=Pretrained("shufflenetv2_x2_0-8be3c8ee.pth", top1=76.23, top5=93.006, resize=232),
+    published=(Published(74.9, None, f"{PAPER}, Tables 5 and 8"), Published(75.0, 92.4, MEGVII)),
 )
 def shufflenet_v2_x2_0(
     *, num_classes: NumClasses = 1000, stem: StemOption = "imagenet", dropout: Dropout = 0.0
