@@ -14,10 +14,14 @@ from edgecnn.nets.resnet_cifar import add_padded
 NARROW: dict[str, dict[str, object]] = {
     name: {"width": 0.25} for name in NETS if any(o.name == "width" for o in NETS[name].options)
 }
-# The wider ShuffleNets and IGC nets and the deeper VGGs are the same code; the slowest net is seen at a smaller size.
+# The wider or deeper nets of a family are the same code; the slowest net is seen at a smaller size.
 SAME_CODE = {
     *("shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
     *("igcv1_l16m16", "igcv1_l4m32"),
+    *(f"efficientnet_b{i}" for i in (1, 2, 3, 4, 5, 6, 7)),
+    *(f"efficientnet_lite{i}" for i in (1, 2, 3, 4)),
+    *("efficientnet_v2_m", "efficientnet_v2_l"),
+    *("mnasnet0_5", "mnasnet0_75", "mnasnet1_3"),
     *("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
 }
 DISTINCT = sorted(set(NETS) - SAME_CODE)
