@@ -3,9 +3,9 @@
 Source: Tan and Le 2019, arXiv:1905.11946, Tables 1 and 2; state and initialisation as in torchvision.
 
 Where the sources disagree: batch norm is torchvision's, eps 1e-5 and momentum 0.1 up to B4, which were trained in
-PyTorch, and 1e-3 and 0.01 from B5 on, which were converted from the paper's checkpoints. Counts are for the paper's
-resolutions; torchvision evaluates B2 at 288 instead of 260. The first version of the paper has B0 at 76.3 and B1 at
-78.8 % top-1, the last one, trained with AutoAugment, at 77.1 and 79.1 %.
+PyTorch, and 1e-3 and 0.01 from B5 on, which were converted from the paper's checkpoints. The paper has B2 at 260x260;
+torchvision evaluates its weights at 288x288, which the counts of the entry are for. The first version of the paper has
+B0 at 76.3 and B1 at 78.8 % top-1, the last one, trained with AutoAugment, at 77.1 and 79.1 %.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def efficientnet_b1(
     "efficientnet_b2",
     source=f"{PAPER}; torchvision efficientnet_b2",
     params=9_109_994,
-    macs=993_561_872,
-    input_shape=(3, 260, 260),
+    macs=1_087_529_456,
+    input_shape=(3, 288, 288),
     pretrained=Pretrained(
         "efficientnet_b2_rwightman-c35c1473.pth", top1=80.608, top5=95.31, resize=288, crop=288, interpolation="bicubic"
     ),
-    published=(Published(80.1, 94.9, TABLE_2),),
+    published=(Published(80.1, 94.9, TABLE_2, "260x260"),),
 )
 def efficientnet_b2(
     *,
@@ -116,7 +116,7 @@ def efficientnet_b2(
     dropout: Dropout = 0.3,
     drop_path: DropPath = 0.2,
 ) -> EfficientNet:
-    """Width times 1.1 and depth times 1.2, for 260x260; torchvision's weights were evaluated at 288x288."""
+    """Width times 1.1 and depth times 1.2, for 260x260 in the paper, 288x288 in torchvision."""
     return _build(
         1.1, 1.2, TRAINED_IN_PYTORCH, num_classes=num_classes, stem=stem, dropout=dropout, drop_path=drop_path
     )

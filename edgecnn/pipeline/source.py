@@ -20,6 +20,7 @@ from edgecnn.ir.ops import macs_of
 from edgecnn.nets import NETS, NetEntry, build_net, load_user_net, load_weights
 from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.download import Progress
+from edgecnn.nets.registry import Pretrained
 from edgecnn.nets.user_net import is_user_net
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -187,14 +188,8 @@ def _zoo_net(
     loaded = _fill(module, choice, seed=seed, input_shape=shape, entry=entry, on_bytes=on_bytes)
     preprocessing = None
     official = entry.pretrained
-    if official and loaded.kind == "imagenet" and shape[1] == shape[2] == official.crop:
-        preprocessing = Preprocessing(
-            resize=(official.resize, official.resize),
-            crop=(official.crop, official.crop),
-            interpolation=official.interpolation,  # type: ignore[arg-type]
-            mean=official.mean,
-            std=official.std,
-        )
+    if official and loaded.kind == "imagenet":
+        preprocessing = official_preprocessing(official, shape)
     return _from_module(
         module,
         name=entry.name,
@@ -204,6 +199,18 @@ def _zoo_net(
         options=options,
         preprocessing=preprocessing,
         entry=entry,
+    )
+
+
+def official_preprocessing(official: Pretrained, shape: Shape) -> Preprocessing:
+    """How images get ready for official weights: as when these were evaluated, at any size in the same proportion."""
+    _, height, width = shape
+    return Preprocessing(
+        resize=(height * official.resize // official.crop, width * official.resize // official.crop),
+        crop=(height, width),
+        interpolation=official.interpolation,  # type: ignore[arg-type]
+        mean=official.mean,
+        std=official.std,
     )
 
 
