@@ -102,7 +102,11 @@ def test_show_net_and_artifact(capsys, artifact):
     code, out, _ = run(capsys, "show", "mobilenet_v3_small", "--json")
     content = json.loads(out)
     assert code == 0
-    assert content["total"] == {"params": 2542856, "macs": 56510400, "layers": len(content["layers"])}
+    total = content["total"]
+    assert (total["params"], total["params_without_batch_norm"]) == (2542856, 2530744)
+    assert (total["macs"], total["operations"], total["layers"]) == (56510400, 113020800, len(content["layers"]))
+    assert content["executed_macs"]["tflite-int8"] == 56510400
+    assert content["executed_macs"]["onnx-int8"] > 56510400, "depthwise channels are padded there"
     assert sum(layer["macs"] for layer in content["layers"]) == 56510400
     code, out, _ = run(capsys, "show", "mobilenet_v3_small", "-v")
     assert "hard_swish(" in out

@@ -20,8 +20,9 @@ def show(
     net_option: Annotated[list[str] | None, typer.Option(help="key=value for the net. Repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Show layers with shapes, parameters and multiply-adds (or, of an artifact, what it expects and where it runs)."""
+    """Show layers with all they cost, by type and in total (or, of an artifact, what it expects and where it runs)."""
     from edgecnn.cli.console import output, pairs, print_json, shape
+    from edgecnn.cli.show_net import print_net
     from edgecnn.pipeline import describe
 
     if describe.is_artifact(net):
@@ -38,40 +39,13 @@ def show(
     if as_json:
         print_json(found.to_json())
         return
-    _print_layers(found)
+    print_net(found)
     if verbose:
         output().print("\n" + describe.graph_text(found.graph), markup=False)
         left = [n for n in found.notes if not n.did]
         output().print(f"\n{len(found.notes) - len(left)} rewrites for {found.facts['target']} on {found.facts['cpu']}")
         for note in left:
             output().print(f"  {note}", markup=False)
-
-
-def _print_layers(found: Any) -> None:
-    from rich.markup import escape
-
-    from edgecnn.cli.console import grid, output, print_table
-
-    console = output()
-    for label in ("summary", "source", "target"):
-        if label in found.facts:
-            console.print(f"{label:<9}{found.facts[label]}", markup=False)
-    table = grid("layer", "kind", "output>", "parameters>", "multiply-adds>")
-    for layer in found.layers:
-        table.add_row(
-            escape(layer.module or layer.name),
-            layer.kind,
-            "x".join(map(str, layer.shape)),
-            f"{layer.params:,}" if layer.params else "",
-            f"{layer.macs:,}" if layer.macs else "",
-        )
-    print_table(table)
-    for line in found.facts.get("hetconv", ()):
-        console.print(line, markup=False)
-    console.print(
-        f"{found.net}, input {'x'.join(map(str, found.input_shape))}: "
-        f"{found.params:,} parameters, {found.macs:,} multiply-adds"
-    )
 
 
 def _print_artifact(content: dict[str, Any]) -> None:

@@ -1,55 +1,53 @@
-"""What a net, bundle or artifact is, layer by layer: shapes, parameters, multiply-adds; why a rewrite left a place."""
+"""What a net, bundle or artifact is: its layers with all they cost; why a rewrite left a place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from edgecnn.artifact import Artifact
 from edgecnn.coverage import coverage_of
-from edgecnn.errors import UsageError
+from edgecnn.errors import UnsupportedOp, UsageError
 from edgecnn.ir import bundle, text
+from edgecnn.ir.complexity import ELEMENT_BYTES, Complexity, LayerCost, complexity_of
 from edgecnn.ir.from_torch import import_module
-from edgecnn.ir.graph import Graph, Note, Op
-from edgecnn.ir.ops import macs_of
+from edgecnn.ir.graph import Graph, Note
 from edgecnn.nets import NETS, build_net, load_user_net
 from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.user_net import is_user_net
 from edgecnn.passes.hetconv import find_hetconv
 from edgecnn.passes.standard import run_passes
 from edgecnn.pipeline.evaluate import ARTIFACT_SUFFIXES
+from edgecnn.pipeline.source import macs_total
 from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.engine import open_session
-from edgecnn.targets.target import core_named
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One op of a graph. `shape` is the output's for one image; `macs` counts convolutions and linear layers."""
-
-    name: str
-    kind: str
-    module: str
-    shape: tuple[int, ...]
-    params: int
-    macs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**vars(self), "shape": list(self.shape)}
+from edgecnn.targets.target import Cpu, core_named
 
 
 @dataclass(frozen=True)
 class Description:
-    """A graph described."""
+    """A graph described.
+
+    Args:
+        net: its name.
+        input_shape: (C, H, W).
+        params: of the net as deployed: what its module holds, or a bundle's constants.
+        complexity: the layers and their costs.
+        executed: multiply-adds of one image as each target executes them, on `cpu`; None where a target refuses.
+        graph: what `complexity` is of: as imported, or as `facts["target"]` rewrites it.
+        facts: source, summary, target, core, forms of heterogeneous convolutions, what deployment leaves out.
+        notes: of the rewrites.
+    """
 
     net: str
     input_shape: tuple[int, ...]
     params: int
-    layers: tuple[Layer, ...]
+    complexity: Complexity
+    executed: Mapping[str, int | None]
     graph: Graph
     facts: Mapping[str, Any]
     notes: tuple[Note, ...] = ()
@@ -57,25 +55,58 @@ class Description:
     @property
     def macs(self) -> int:
         """Multiply-adds of one image."""
-        return sum(layer.macs for layer in self.layers)
+        return self.complexity.total("macs")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        by_kind: dict[str, dict[str, int]] = {}
-        for layer in self.layers:
-            entry = by_kind.setdefault(layer.kind, {"layers": 0, "params": 0, "macs": 0})
-            entry["layers"] += 1
-            entry["params"] += layer.params
-            entry["macs"] += layer.macs
         return {
             "net": self.net,
             "input": list(self.input_shape),
-            "total": {"params": self.params, "macs": self.macs, "layers": len(self.layers)},
-            "by_kind": by_kind,
+            "total": self.totals(),
+            "executed_macs": dict(self.executed),
+            "by_type": [vars(share) for share in self.complexity.by_type()],
             **self.facts,
-            "layers": [layer.to_json() for layer in self.layers],
+            "layers": [_layer_json(layer) for layer in self.complexity.layers],
             "notes": [str(n) for n in self.notes],
         }
+
+    def totals(self) -> dict[str, Any]:
+        """The sums over all layers, units in the names."""
+        c = self.complexity
+        moved, operations = c.total("moved"), c.total("operations")
+        return {
+            "params": self.params,
+            "params_without_batch_norm": self.params - c.total("batch_norm_params"),
+            "macs": self.macs,
+            "operations": operations,
+            "layers": len(c.layers),
+            "activation_bytes": {t: c.activations * n for t, n in ELEMENT_BYTES.items()},
+            "peak_activation_bytes": {t: c.peak * n for t, n in ELEMENT_BYTES.items()},
+            "peak_at": c.peak_at,
+            "moved_bytes": {t: moved * n for t, n in ELEMENT_BYTES.items()},
+            "operations_per_byte": {t: operations / (moved * n) if moved else 0.0 for t, n in ELEMENT_BYTES.items()},
+        }
+
+
+def _layer_json(layer: LayerCost) -> dict[str, Any]:
+    size, stride = layer.field.size, layer.field.stride
+    return {
+        "name": layer.name,
+        "module": layer.module,
+        "type": layer.type,
+        "form": layer.form,
+        "shape": list(layer.shape),
+        "params": layer.params,
+        "params_without_batch_norm": layer.weights + layer.biases,
+        "macs": layer.macs,
+        "operations": layer.operations,
+        "activation_bytes": {t: layer.written * n for t, n in ELEMENT_BYTES.items()},
+        "read_bytes": {t: (layer.moved - layer.written) * n for t, n in ELEMENT_BYTES.items()},
+        "written_bytes": {t: layer.written * n for t, n in ELEMENT_BYTES.items()},
+        "operations_per_byte": {t: layer.intensity / n for t, n in ELEMENT_BYTES.items()},
+        "receptive_field": None if layer.field.whole else list(size),
+        "stride": list(stride),
+    }
 
 
 def describe(
@@ -97,19 +128,38 @@ def describe(
     """
     graph, params, facts = _graph_of(spec, input_shape, dict(options or {}))
     notes: list[Note] = []
-    forms = find_hetconv(graph)
-    if target is not None:
-        all_targets()
-        core = core_named(cpu)
-        graph, notes = run_passes(graph, TARGETS[target].passes(core, {}))
-        facts = {**facts, "target": target, "cpu": core}
-    layers = tuple(
-        Layer(op.name, op.kind, op.source.module, graph.shape(op.output)[1:], params_of(graph, op), macs_of(graph, op))
-        for op in graph.ops
-    )
+    forms, zeros = find_hetconv(graph), set[str]()
     if forms:
         facts = {**facts, "hetconv": [str(form) for form in forms]}
-    return Description(graph.name, graph.shape(graph.inputs[0])[1:], params, layers, graph, facts, tuple(notes))
+        zeros = {form.pointwise.output for form in forms}
+    core = core_named(cpu)
+    all_targets()
+    executed = executed_macs(graph, core)
+    if target is not None:
+        graph, notes = run_passes(graph, TARGETS[target].passes(core, {}))
+        facts = {**facts, "target": target}
+    complexity = complexity_of(graph, zeros=zeros)
+    shape = graph.shape(graph.inputs[0])[1:]
+    return Description(graph.name, shape, params, complexity, executed, graph, {**facts, "cpu": core}, tuple(notes))
+
+
+def executed_macs(graph: Graph, core: Cpu) -> dict[str, int | None]:
+    """Multiply-adds of one image as each target executes them: padded channels and the zeros of dense forms count.
+
+    None stands for a target that refuses the net.
+    """
+    found: dict[str, int | None] = {}
+    known: dict[tuple[object, ...], int | None] = {}
+    for name, target in sorted(TARGETS.items()):
+        passes = target.passes(core, {})
+        same = (target.runtime, target.scheme is None)  # fp16 is the float file with another entry of metadata
+        if same not in known:
+            try:
+                known[same] = macs_total(run_passes(graph, passes)[0])
+            except UnsupportedOp:
+                known[same] = None
+        found[name] = known[same]
+    return found
 
 
 def _graph_of(
@@ -117,7 +167,7 @@ def _graph_of(
 ) -> tuple[Graph, int, dict[str, Any]]:
     if spec.endswith(".safetensors"):
         graph, provenance = bundle.load(Path(spec))
-        return graph, sum(params_of(graph, op) for op in graph.ops), {"provenance": provenance}
+        return graph, complexity_of(graph).total("params"), {"provenance": provenance}
     facts: dict[str, Any] = {}
     if spec not in NETS and is_user_net(spec):
         if input_shape is None:
@@ -128,17 +178,16 @@ def _graph_of(
         module, name = build_net(spec, seed=0, **options), entry.name
         shape = input_shape or entry.input_for(**options)
         facts = {"source": entry.source, "summary": entry.summary}
+    whole = _params(module)
     drop_auxiliary(module)
-    graph = import_module(module, shape, name=name)
-    return graph, sum(p.numel() for p in module.parameters()), facts
+    deployed = _params(module)
+    if whole != deployed:
+        facts = {**facts, "params_of_training_only": whole - deployed}
+    return import_module(module, shape, name=name), deployed, facts
 
 
-def params_of(graph: Graph, op: Op) -> int:
-    """Parameters that `op` reads; the running statistics of batch norm are none."""
-    constants = [i for i in op.inputs if graph.value(i).is_const]
-    if op.kind == "batch_norm":
-        constants = constants[:2]
-    return sum(prod(graph.shape(c)) for c in constants)
+def _params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def graph_text(graph: Graph) -> str:
