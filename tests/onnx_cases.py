@@ -40,6 +40,7 @@ LINES = {
     "gelu": "y = gelu(x)",
     "clip": "y = clip(x) lo=-0.5 hi=None",
     "clip.relu": "y = clip(x) lo=0.0 hi=None",
+    "clip.shared": "r = clip(x) lo=-0.5 hi=0.7\ny = add(r, x)",
     "leaky_relu": "y = leaky_relu(x) slope=0.1",
     "softmax": "f = flatten(x)\ny = softmax(f) axis=1",
     "lrn": "y = lrn(x) size=3 alpha=0.5 beta=0.75 k=2.0",

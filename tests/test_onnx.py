@@ -105,6 +105,18 @@ def test_a_bound_inside_the_codes_is_a_clip_of_codes() -> None:
 
 
 @pytest.mark.parametrize("scheme", [ORT_U8, ORT_S8], ids=lambda s: s.name)
+def test_a_clip_beside_other_readers_clips_codes(scheme) -> None:
+    graph = quantised(case("clip.shared"), scheme)
+    model = checked(emit(graph, EmitOptions()).data)
+    (clip,) = [node for node in model.graph.node if node.op_type == "Clip"]
+    low, high = (numpy_helper.to_array(t) for name in clip.input[1:] for t in model.graph.initializer if t.name == name)
+    q = graph.value("x").q
+    assert q is not None
+    assert low.dtype == high.dtype == q.dtype
+    assert (low, high) == (q.quantize(np.asarray(-0.5)), q.quantize(np.asarray(0.7)))
+
+
+@pytest.mark.parametrize("scheme", [ORT_U8, ORT_S8], ids=lambda s: s.name)
 def test_codes_at_the_ends_mean_the_same_in_either_type(scheme) -> None:
     graph = quantised(parse(NET), scheme)
     x, q_in, q_out = images(graph, count=1), graph.value("x").q, graph.value("y").q

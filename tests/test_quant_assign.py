@@ -160,6 +160,46 @@ def test_a_pads_value_is_inside_its_range() -> None:
     assert lo <= -2.9
 
 
+SHARED_CLIP = """graph shared(x: [N,4,6,6]) {
+  c = conv(x, w1[4,4,3,3], b1[4])
+  r = clip(c) lo=0.0 hi=None
+  d = conv(r, w2[4,4,1,1], b2[4])
+  y = sub(d, c)
+  return y
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", [ORT_U8, ORT_S8])
+def test_a_clip_of_what_others_read_too_keeps_its_inputs_codes(scheme: Scheme) -> None:
+    result, _ = quantized(parse(SHARED_CLIP), scheme)
+    assert q_of(result, "r") == q_of(result, "c")
+    assert q_of(result, "c").real_range[0] < -0.1
+    apart, _ = quantized(parse(SHARED_CLIP), LITERT)
+    assert q_of(apart, "r") != q_of(apart, "c")
+
+
+@pytest.mark.parametrize("scheme", [ORT_U8, ORT_S8])
+@pytest.mark.parametrize("moved", ["c", "max_pool(c) kernel=(2,2) stride=(2,2)"])
+def test_numbers_that_only_clips_read_need_no_codes_beyond_their_bounds(scheme: Scheme, moved: str) -> None:
+    lines = ["c = conv(x, w[4,4,3,3], b[4])", "m = " + moved, "r = clip(m) lo=0.0 hi=0.5", "y = sub(r, r)"]
+    if moved == "c":
+        lines = [line.replace("clip(m)", "clip(c)") for line in lines if not line.startswith("m =")]
+    graph = parse("graph g(x: [N,4,6,6]) {\n " + "\n ".join(lines) + "\n return y\n}")
+    lo, hi = q_of(quantized(graph, scheme)[0], "c").real_range
+    assert lo == 0.0
+    assert hi == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("scheme", [ORT_U8, ORT_S8])
+def test_a_clip_that_the_caller_sees_keeps_its_whole_range(scheme: Scheme) -> None:
+    graph = parse(SHARED_CLIP.replace("return y", "return y, r"))
+    x = image_batch(graph, n=4) * np.array([1, 1, 1, 9], np.float32).reshape(-1, 1, 1, 1)
+    ranges = measure(graph, [x])
+    q = q_of(assign(graph, ranges, scheme)[0], "r")
+    assert q.real_range[1] >= ranges.stats["r"].max - float(q.scale) / 2
+
+
 # ---- fixed parameters and grids --------------------------------------------------------------------------------------
 
 

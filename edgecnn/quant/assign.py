@@ -18,7 +18,7 @@ from edgecnn.quant.limits import keep_limits, least_scale
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import Scheme
 from edgecnn.quant.spans import Span, constant_q, fixed_q, gate_grid_q, span_q
-from edgecnn.quant.ties import Group, coded_groups, stays_float
+from edgecnn.quant.ties import Group, coded_groups, stays_float, ties
 from edgecnn.quant.weights import bias_q, own_constants, weight_q
 
 RULE = "assign"
@@ -34,7 +34,8 @@ def assign(
     """`graph` with quantisation parameters on its values, and notes on what could not be as the scheme wants it.
 
     - A value gets parameters if an integer op makes or reads it; between float ops it keeps none.
-    - Values that ops only move (`SAME_CODES`) share parameters; their range is the union.
+    - Values that ops only move (`SAME_CODES`) share parameters; their range is the union. So do the ends of a clip
+      that works on codes: its input has those codes already.
     - A fused clip bounds its output's range, so that saturation of the codes is the clip.
     - What no reader can tell apart is not coded: below -3 for a hard-swish, outside [-3, 3] for a hard-sigmoid.
     - The graph's inputs and outputs keep their whole measured range: saturation there cannot be made good.
@@ -55,7 +56,9 @@ def assign(
     groups = coded_groups(graph, scheme)
     q: dict[str, QParams] = {}
     for group in groups:
-        spans = {name: _span(graph, name, ranges, estimate) for name in group.computed}
+        spans = {
+            name: _span(graph, name, ranges, estimate).within(*_seen_at(graph, name, scheme)) for name in group.computed
+        }
         chosen, conflicts = _choose(graph, group, spans, scheme)
         q.update(dict.fromkeys(group.values, chosen))
         notes += conflicts
@@ -165,6 +168,28 @@ def _seen(readers: list[Op]) -> tuple[float | None, float | None] | None:
         None if None in lows else min(v for v in lows if v is not None),
         None if None in highs else max(v for v in highs if v is not None),
     )
+
+
+def _seen_at(graph: Graph, name: str, scheme: Scheme) -> tuple[float | None, float | None]:
+    """The interval outside which nothing that reads `name`, or a copy of it, tells numbers apart.
+
+    A clip that shares the parameters of its input is no reader of their group, but numbers that only clips read need no
+    codes beyond their bounds.
+    """
+    if not scheme.clip_codes:
+        return None, None
+    readers, copies, found = list[Op](), [name], {name}
+    while copies:
+        copy = copies.pop()
+        if copy in graph.outputs:
+            return None, None
+        for op in graph.users[copy]:
+            if op.kind != "clip" and ties(op, scheme):
+                copies += {op.output} - found
+                found.add(op.output)
+            else:
+                readers.append(op)
+    return _seen(readers) or (None, None)
 
 
 def _padding(makers: list[Op]) -> list[Span]:

@@ -13,11 +13,12 @@ from edgecnn.quant.scheme import Scheme
 
 @dataclass(frozen=True)
 class Group:
-    """Values that share quantisation parameters, because ops between them only move codes.
+    """Values that share quantisation parameters, because ops between them only move or clip codes.
 
     Args:
         values: names in the order of the graph.
         computed: those whose numbers are not moved from another value of the group: their ranges make the group's.
+            A clip's output is among them, so that it keeps its whole range where the caller sees it.
     """
 
     values: tuple[str, ...]
@@ -35,6 +36,12 @@ def stays_float(graph: Graph, op: Op, scheme: Scheme) -> str | None:
     if op.kind in ("conv", "linear") and any(not graph.value(i).is_const for i in op.inputs[1:]):
         return "its weight is not a constant"
     return None
+
+
+def ties(op: Op, scheme: Scheme) -> bool:
+    """Whether `op` makes its output from its inputs' codes, with their parameters."""
+    moves = op.kind in SAME_CODES or (op.kind == "clip" and scheme.clip_codes)
+    return moves and op.kind not in scheme.float_kinds
 
 
 class _Forest:
@@ -60,23 +67,23 @@ def coded_groups(graph: Graph, scheme: Scheme) -> list[Group]:
     A group carries codes if an integer op (other than a move) makes or reads one of its values, or if no float op
     does; so a move between two float ops stays float with them. Constants that a concatenation moves are members.
     """
-    ties = _Forest(graph.values)
-    moves = [op for op in graph.ops if op.kind in SAME_CODES and op.kind not in scheme.float_kinds]
+    forest = _Forest(graph.values)
+    moves = [op for op in graph.ops if ties(op, scheme)]
     for op in moves:
         for name in op.inputs:
-            ties.join(name, op.output)
+            forest.join(name, op.output)
 
     integer, floating = set[str](), set[str]()
     for op in graph.ops:
-        if op.kind not in SAME_CODES or op.kind in scheme.float_kinds:
+        if not ties(op, scheme):
             touched = floating if stays_float(graph, op, scheme) else integer
-            touched.update(ties.find(name) for name in (*graph.activations(op), op.output))
+            touched.update(forest.find(name) for name in (*graph.activations(op), op.output))
 
     members: dict[str, list[str]] = defaultdict(list)
     for name in (*graph.inputs, *(op.output for op in graph.ops), *(i for op in moves for i in op.inputs)):
-        if name not in members[ties.find(name)]:
-            members[ties.find(name)].append(name)
-    moved = {op.output for op in moves}
+        if name not in members[forest.find(name)]:
+            members[forest.find(name)].append(name)
+    moved = {op.output for op in moves if op.kind != "clip"}
     return [
         Group(tuple(names), tuple(n for n in names if n not in moved))
         for root, names in members.items()

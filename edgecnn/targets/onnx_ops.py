@@ -15,7 +15,7 @@ import numpy as np
 from edgecnn.ir.graph import Array, Note, Op, QParams
 from edgecnn.ir.ops import attrs_of
 from edgecnn.targets.onnx_stem import stem
-from edgecnn.targets.onnx_writer import Writer
+from edgecnn.targets.onnx_writer import Writer, code_bounds
 
 Lowering = Callable[[Writer, Op], None]
 
@@ -197,7 +197,11 @@ def _gelu(w: Writer, op: Op) -> None:
 
 @_lowers("clip")
 def _clip(w: Writer, op: Op) -> None:
-    w.finish(op, w.clip_real(w.real(op.inputs[0], op), (op.attrs["lo"], op.attrs["hi"]), w.result(op)))
+    source, clip, q = w.read(op.inputs[0], op), (op.attrs["lo"], op.attrs["hi"]), w.graph.value(op.output).q
+    if q is not None and w.moves_codes(op):
+        w.finish(op, w.clip_codes(source, code_bounds(q, clip), q, w.result(op)))
+    else:
+        w.finish(op, w.clip_real(source, clip, w.result(op)))
 
 
 @_lowers("max_pool")

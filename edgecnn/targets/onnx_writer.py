@@ -138,13 +138,14 @@ class Writer:
     # Writing a value -------------------------------------------------------------------------------------------------
 
     def moves_codes(self, op: Op) -> bool:
-        """Whether `op` moves numbers without computing, and does so on integer codes here."""
+        """Whether `op` moves or clips numbers without computing, and does so on integer codes here."""
         q = self.graph.value(op.output).q
         same = all(self.graph.value(name).q == q for name in op.inputs)
-        return self.form.moves_codes and op.kind in SAME_CODES and q is not None and same
+        kind = op.kind in SAME_CODES or op.kind == "clip"
+        return self.form.moves_codes and kind and q is not None and same
 
     def read(self, name: str, reader: Op) -> str:
-        """Value `name` as `reader` wants it: codes if it only moves them (as is then its result), else a float."""
+        """Value `name` as `reader` wants it: codes if it only moves or clips them (so is its result), else a float."""
         return self.codes(name) if self.moves_codes(reader) else self.real(name, reader)
 
     def result(self, op: Op) -> str:
