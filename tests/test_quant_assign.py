@@ -191,6 +191,16 @@ def test_numbers_that_only_clips_read_need_no_codes_beyond_their_bounds(scheme: 
     assert hi == pytest.approx(0.5, rel=1e-6)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_op_that_computes_inside_a_group_sees_the_whole_range(scheme: Scheme) -> None:
+    """The sum reads `c` below zero, although its own result is concatenated with `c` and then clipped."""
+    graph = parse(
+        "graph g(x: [N,4,6,6]) {\n c = conv(x, w[4,4,3,3], b[4])\n a = add(c, c)\n"
+        " j = concat(c, a) axis=1\n r = clip(j) lo=0.0 hi=None\n y = sub(r, r)\n return y\n}"
+    )
+    assert q_of(quantized(graph, scheme)[0], "c").real_range[0] < -0.1
+
+
 @pytest.mark.parametrize("scheme", [ORT_U8, ORT_S8])
 def test_a_clip_that_the_caller_sees_keeps_its_whole_range(scheme: Scheme) -> None:
     graph = parse(SHARED_CLIP.replace("return y", "return y, r"))

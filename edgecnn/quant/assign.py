@@ -131,7 +131,7 @@ def _choose(graph: Graph, group: Group, spans: Mapping[str, Span], scheme: Schem
         notes = [Note(RULE, name, False, why.format(_company(group, name))) for name in fixed]
     span = reduce(Span.join, free)
 
-    readers = [op for name in group.values for op in graph.users[name] if op.output not in group.values]
+    readers = [op for name in group.values for op in graph.users[name] if not ties(op, scheme)]
     swishes = [op for op in readers if op.kind == "hard_swish"]
     seen = None if set(group.values) & set(graph.outputs) else _seen(readers)
     if seen is not None:
