@@ -8,31 +8,39 @@ import typer
 
 
 def show(
-    net: Annotated[str, typer.Argument(help="A net, my_net.py:build, a bundle, or an artifact.")],
+    net: Annotated[str, typer.Argument(help="A net, a building block, my_net.py:build, a bundle, or an artifact.")],
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Also the graph as text, and why a rewrite skipped a place.")
     ] = False,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="Show the graph as this target rewrites it.")
+        str | None,
+        typer.Option("--target", "-t", help="Show the graph as this target rewrites it; of a block, only this target."),
     ] = None,
     cpu: Annotated[str | None, typer.Option(help="With --target: the core.")] = None,
     input_shape: Annotated[str | None, typer.Option("--input", help="CxHxW. Default: the net's.")] = None,
-    net_option: Annotated[list[str] | None, typer.Option(help="key=value for the net. Repeatable.")] = None,
+    net_option: Annotated[list[str] | None, typer.Option(help="key=value for the net or block. Repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show layers with all they cost, by type and in total (or, of an artifact, what it expects and where it runs)."""
     from edgecnn.cli.console import output, pairs, print_json, shape
+    from edgecnn.cli.show_block import print_block
     from edgecnn.cli.show_net import print_net
-    from edgecnn.pipeline import describe
+    from edgecnn.pipeline import block_page, describe
 
     if describe.is_artifact(net):
         content = describe.describe_artifact(net)
         print_json(content) if as_json else _print_artifact(content)
         return
+    options, wanted = pairs(net_option or [], option="--net-option"), shape(input_shape)
+    if block_page.names_block(net):
+        targets = None if target is None else [target]
+        page = block_page.block_page(net, input_shape=wanted, options=options, targets=targets, cpu=cpu)
+        print_json(page.to_json()) if as_json else print_block(page)
+        return
     found = describe.describe(
         net,
-        input_shape=shape(input_shape),
-        options=pairs(net_option or [], option="--net-option"),
+        input_shape=wanted,
+        options=options,
         target=target or ("tflite-int8" if verbose else None),
         cpu=cpu,
     )
