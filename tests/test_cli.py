@@ -89,7 +89,7 @@ def test_eval_and_predict(capsys, artifact, tmp_path):
     assert "UNTRAINED" in err
 
 
-@pytest.mark.parametrize("what", ["nets", "targets", "recipes", "profiles"])
+@pytest.mark.parametrize("what", ["nets", "blocks", "targets", "recipes", "profiles"])
 def test_list(capsys, what):
     code, out, _ = run(capsys, "list", what)
     assert code == 0
@@ -127,6 +127,43 @@ def test_list_of_one_family_with_published_accuracies(capsys):
     assert code == 0
     assert "top-1 77.15 %" in out
     assert run(capsys, "list", "recipes", "x")[0] == 2
+
+
+def test_list_nets_is_a_line_of_120_columns_per_net_sorted_by_family(capsys):
+    _, listed, _ = run(capsys, "list", "nets", "--json")
+    rows = json.loads(listed)["nets"]
+    code, out, _ = run(capsys, "list", "nets")
+    lines = out.splitlines()[2:]
+    assert code == 0
+    assert [line.split()[0] for line in lines] == [row["name"] for row in rows]
+    assert max(map(len, out.splitlines())) <= 120
+    assert [row["family"] for row in rows] == sorted(row["family"] for row in rows)
+    by_name = {line.split()[0]: line for line in lines}
+    assert by_name["resnet50"].split("  ")[0] == "resnet50"
+    # The paper's own accuracy comes first; where none is published, that of the weights there are.
+    for words in ("3x224x224", "25.6 M", "4.09 G", "77.15", "93.29", "He et al. 2016, 10 crops", "torchvision"):
+        assert words in by_name["resnet50"]
+    assert "81.60    95.76  torchvision's weights" in by_name["wide_resnet50_2"]
+    assert by_name["mobilenet_v1"].endswith("none")
+    assert "89.93" in by_name["googlenet_paper"]  # only top-5 is published
+    assert lines.index(by_name["resnet50"]) < lines.index(by_name["resnet101"])
+
+
+def test_list_nets_finds_names_families_and_aliases_in_any_case(capsys):
+    _, out, _ = run(capsys, "list", "nets", "ResNeXt")
+    assert [line.split()[0] for line in out.splitlines()[2:]] == [
+        "resnext50_32x4d",
+        "resnext101_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+        "seresnext50_32x4d",
+        "seresnext101_32x4d",
+    ]
+    _, out, _ = run(capsys, "list", "nets", "NASNETAMOBILE", "-v")
+    assert "also called  nasnetamobile" in out
+    assert "source       Zoph et al. 2018" in out
+    assert "published    top-1 74.0 %, top-5 91.6 %" in out
+    assert "option       num_classes: default 1000" in out
 
 
 @pytest.mark.parametrize(

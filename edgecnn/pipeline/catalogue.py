@@ -1,19 +1,19 @@
-"""What there is to choose from, as plain rows: nets, targets, recipes, calibration profiles."""
+"""What there is to choose from, as plain rows: nets, building blocks, targets, recipes, calibration profiles."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edgecnn.data import profile_names, read_profile, shipped
-from edgecnn.nets import NETS
+from edgecnn.nets import NETS, NetEntry
+from edgecnn.nets.block_registry import BLOCKS
+from edgecnn.nets.options import NetOption
 from edgecnn.nets.transform import TRANSFORM_OPTIONS
 from edgecnn.targets import all_targets
 
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "nets": (
-        ("net", "aliases", "input", "parameters>", "multiply-adds>", "ImageNet top-1 %>", "what it is"),
-        ("name", "aliases", "input", "params", "macs", "top1", "summary"),
-    ),
+    "blocks": (("block", "parameters", "multiply-adds", "what it is"), ("name", "params", "macs", "summary")),
     "targets": (
         ("target", "runtime", "file", "input types", "scheme"),
         ("name", "runtime", "suffix", "input_types", "scheme"),
@@ -21,11 +21,15 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recipes": (("recipe", "what it does"), ("path", "title")),
     "profiles": (("profile", "source", "what it is"), ("name", "source", "about")),
 }
-"""Headings (a trailing `>` marks numbers) and the keys of the rows, for tables."""
+"""Headings (a trailing `>` marks numbers) and the keys of the rows, for tables; nets have a layout of their own."""
 
 
 def nets() -> list[dict[str, Any]]:
-    """Every net of the zoo; `top1` is the published accuracy of the official weights, where there are any."""
+    """Every net of the zoo, by family; of the published accuracies the paper's first is `accuracy`.
+
+    Where none is published, `accuracy` is that of the official weights; None where there are no weights either.
+    """
+    ordered = sorted(NETS.items(), key=lambda item: (item[1].family, _natural(item[0])))
     return [
         {
             "name": name,
@@ -34,15 +38,57 @@ def nets() -> list[dict[str, Any]]:
             "input": "x".join(map(str, entry.input_shape)),
             "params": entry.params,
             "macs": entry.macs,
-            "top1": entry.pretrained.top1 if entry.pretrained else None,
-            "weights": entry.pretrained.url if entry.pretrained else None,
+            "accuracy": _accuracy(entry),
+            "weights": _weights(entry),
             "published": [vars(figure) for figure in entry.published],
             "summary": entry.summary,
             "source": entry.source,
-            "options": {o.name: f"default {o.default}" for o in entry.options},
+            "options": _options(entry.options),
             "takes_other_convolutions": bool(entry.transform_options),
         }
-        for name, entry in NETS.items()
+        for name, entry in ordered
+    ]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by size: resnet50 before resnet101."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _weights(entry: NetEntry) -> dict[str, Any] | None:
+    official = entry.pretrained
+    if official is None:
+        return None
+    return {"from": "torchvision", "url": official.url, "top1": official.top1, "top5": official.top5}
+
+
+def _accuracy(entry: NetEntry) -> dict[str, Any] | None:
+    if entry.published:
+        return dict(vars(entry.published[0]))
+    official = entry.pretrained
+    if official is None:
+        return None
+    return {"top1": official.top1, "top5": official.top5, "source": "torchvision's weights", "note": ""}
+
+
+def _options(options: tuple[NetOption, ...]) -> dict[str, str]:
+    return {o.name: f"default {o.default}" + (f"; {o.doc}" if o.doc else "") for o in options}
+
+
+def blocks() -> list[dict[str, Any]]:
+    """Every building block with its costs as formulas."""
+    return [
+        {
+            "name": name,
+            "params": entry.params,
+            "norm_params": entry.norm_params,
+            "macs": entry.macs,
+            "computes": list(entry.computes),
+            "summary": entry.summary,
+            "source": entry.source,
+            "options": _options(entry.options),
+        }
+        for name, entry in BLOCKS.items()
     ]
 
 
