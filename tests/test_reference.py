@@ -121,3 +121,14 @@ def test_macs_count_convolutions_and_linear_layers() -> None:
     assert [macs_of(graph, op) for op in graph.ops] == [100 * 8 * 24, 100 * 24 * 9, 100 * 24 * 8, 0]
     head = parse(TEXTS["head"])
     assert [macs_of(head, op) for op in head.ops] == [0, 0, 0, 240]
+
+
+def test_jitter_is_the_noise_of_every_op_and_repeatable() -> None:
+    graph = parse("graph g(x: [N,8,6,6]) {\n  a = conv(x, w[8,8,1,1])\n  y = conv(a, v[8,8,1,1])\n  return y\n}")
+    x = np.random.default_rng(0).standard_normal((2, 8, 6, 6))
+    exact = run(graph, x, dtype=torch.float64)[0]
+    noisy = run(graph, x, dtype=torch.float64, jitter=1e-3)[0]
+    off = np.linalg.norm(noisy - exact) / np.linalg.norm(exact)
+    # Two ops, each with a thousandth of its size: sqrt(2) thousandths, give or take how the second weighs the first.
+    assert 0.5e-3 < off < 4e-3
+    assert np.array_equal(noisy, run(graph, x, dtype=torch.float64, jitter=1e-3)[0])

@@ -147,7 +147,14 @@ def apply(op: Op, tensors: list[Tensor]) -> Tensor:
     return FLOAT[op.kind](attrs_of(op), *tensors)
 
 
-def run(graph: Graph, x_nchw: Array, *, watch: Watch | None = None, dtype: torch.dtype = torch.float32) -> list[Array]:
+def run(
+    graph: Graph,
+    x_nchw: Array,
+    *,
+    watch: Watch | None = None,
+    dtype: torch.dtype = torch.float32,
+    jitter: float = 0.0,
+) -> list[Array]:
     """Outputs of `graph` in real numbers; quantisation parameters are ignored.
 
     Tensors are freed after their last reader, so memory is that of the widest point of the net.
@@ -157,6 +164,8 @@ def run(graph: Graph, x_nchw: Array, *, watch: Watch | None = None, dtype: torch
         x_nchw: the input batch, NCHW.
         watch: called with every activation's name and tensor as it is made, the input's first.
         dtype: the type to compute in; float64 serves proofs.
+        jitter: seeded noise on what every op makes, relative to its root mean square: what another order of rounding
+            would do to this net.
 
     Returns:
         One array per output of the graph.
@@ -165,16 +174,24 @@ def run(graph: Graph, x_nchw: Array, *, watch: Watch | None = None, dtype: torch
     live: dict[str, Tensor] = {graph.inputs[0]: torch.from_numpy(np.array(x_nchw)).to(dtype)}
     if watch:
         watch(graph.inputs[0], live[graph.inputs[0]])
+    noise = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for op in graph.ops:
             tensors = [_tensor(graph, i, live, dtype) for i in op.inputs]
             live[op.output] = apply(op, tensors)
+            if jitter:
+                live[op.output] = _jittered(live[op.output], jitter, noise)
             if watch:
                 watch(op.output, live[op.output])
             for name in set(op.inputs):
                 if last[name] == op.output and name not in graph.outputs:
                     live.pop(name, None)
     return [live[o].numpy() for o in graph.outputs]
+
+
+def _jittered(y: Tensor, jitter: float, noise: torch.Generator) -> Tensor:
+    size = jitter * float(y.pow(2).mean().sqrt())
+    return y + size * torch.randn(y.shape, dtype=y.dtype, generator=noise)
 
 
 def _tensor(graph: Graph, name: str, live: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
