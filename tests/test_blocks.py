@@ -73,7 +73,7 @@ SHARE = "share of the standard convolution"
     ("name", "options"),
     [case for case in CASES if any(SHARE in label for label, _ in BLOCKS[case.values[0]].identities)],
 )
-def test_the_published_share_is_that_of_the_counts(name, options):
+def test_the_stated_share_is_that_of_the_counts(name, options):
     entry = BLOCKS[name]
     shares = [formula for label, formula in entry.identities if SHARE in label]
     given = {"channels": SMALL[0], **options}
@@ -114,6 +114,14 @@ def test_where_a_block_runs(name, target, where):
     assert (place.where, bool(place.reasons)) == (where, where != "int8")
 
 
+def test_multiply_adds_are_those_that_execute():
+    # The zeros of HetConv's 1x1 convolution count: 9*N*M/P + N*M of 16 channels on 64 places.
+    place = block_page("hetconv", input_shape=(16, 8, 8), options={"out_channels": 16}, targets=["tflite-fp32"]).places[
+        0
+    ]
+    assert (place.macs, place.macs_share) == ((9 * 16 * 16 // 4 + 16 * 16) * 64, 1.0)
+
+
 def test_what_a_target_cannot_express_is_told(monkeypatch):
     from edgecnn.errors import UnsupportedOp
     from edgecnn.pipeline import block_page as module
@@ -131,7 +139,12 @@ def test_judgement_from_a_manifest():
     border = {**outside, "kind": "QuantizeLinear", "place": "border"}
     coverage = {"precision": "int8", "macs": 8, "macs_share": 0.5, "operators": 4, "details": [outside, border]}
     part = judge("t", coverage)
-    assert (part.where, part.macs_share, part.reasons) == ("int8 in part", 0.5, ("Mul: computed in float32",))
+    assert (part.where, part.macs, part.macs_share, part.reasons) == (
+        "int8 in part",
+        8,
+        0.5,
+        ("Mul: computed in float32",),
+    )
     assert judge("t", {**coverage, "details": [border]}).where == "int8"
     assert judge("t", {**coverage, "operators": 2, "macs": 0}).where == "float"
 

@@ -36,6 +36,8 @@ def show(
         targets = None if target is None else [target]
         page = block_page.block_page(net, input_shape=wanted, options=options, targets=targets, cpu=cpu)
         print_json(page.to_json()) if as_json else print_block(page)
+        if verbose and not as_json:
+            output().print("\n" + describe.graph_text(page.graph), markup=False)
         return
     found = describe.describe(
         net,

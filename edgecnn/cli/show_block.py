@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ def print_block(page: BlockPage) -> None:
     field("source", entry.source)
     for number, line in enumerate(entry.computes):
         field("" if number else "computes", line)
-    field("options", ", ".join(f"{k}={v}" for k, v in page.options.items()))
-    field("example", f"{size(page.input_shape)} to {size(page.output_shape)}")
-    field("symbols", symbols(page))
+    field("options", options(page))
+    field("example", f"{size(page.input_shape)} (M x H x W) to {size(page.output_shape)} (N x h x w)")
     table = grid("", "formula", "value>", "of the standard convolution>")
     table.add_row("parameters", escape(page.params.formula), f"{page.params.value:,}", share(page.params))
     if page.norm_params.value:
@@ -45,10 +43,11 @@ def print_block(page: BlockPage) -> None:
         table.add_row(kind, size(shape), f"{macs:,}" if macs else "")
     console.print()
     print_table(table)
-    table = grid("target", "runs in", "fast multiply-adds>", "operators>")
+    table = grid("target", "runs in", "multiply-adds executed>", "of them fast>", "operators>")
     for place in page.places:
         fast = "" if place.macs_share is None else f"{100 * place.macs_share:.1f} %"
-        table.add_row(place.target, place.where, fast, f"{place.operators}" if place.operators else "")
+        executed = f"{place.macs:,}" if place.macs else ""
+        table.add_row(place.target, place.where, executed, fast, f"{place.operators}" if place.operators else "")
     console.print()
     print_table(table)
     for place in page.places:
@@ -66,8 +65,8 @@ def share(cost: Cost) -> str:
     return "" if cost.share is None else f"{cost.share:.4g}"
 
 
-def symbols(page: BlockPage) -> str:
-    """The symbols of the page's formulas with their values, such as `M=64`."""
-    formulas = [page.params.formula, page.macs.formula, page.norm_params.formula, *(f for _, f, _ in page.identities)]
-    used = dict.fromkeys(re.findall("[A-Za-z]", " ".join(formulas)))
-    return ", ".join(f"{s}={page.symbols[s]}" for s in used) or "none"
+def options(page: BlockPage) -> str:
+    """The options with the symbols that they have in formulas: `kernel=3 (k)`."""
+    from edgecnn.nets.block_registry import SYMBOL_OF_OPTION as SYMBOLS
+
+    return ", ".join(f"{k}={v}" + (f" ({SYMBOLS[k]})" if k in SYMBOLS else "") for k, v in page.options.items())

@@ -1,7 +1,6 @@
 """Convolutions as building blocks: the standard one and those that are compared with it.
 
-In formulas `sum` runs over the input channels c of the filter and the taps i, j of its kernel; x is zero outside of
-the image.
+In the formulas c are the input channels of a filter, i and j the taps of its kernel; x is zero outside of the image.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def convolution(
 @block(
     "standard_conv",
     source="LeCun et al. 1998, Gradient-based learning applied to document recognition",
-    computes=("y[n, a, b] = sum W[n, c, i, j] * x[c, s*a + i - pad, s*b + j - pad]",),
+    computes=("y[n, a, b] = sum over c, i, j of W[n, c, i, j] * x[c, s*a + i - pad, s*b + j - pad]",),
     params="N*M*k^2",
     macs="N*M*k^2*h*w",
 )
@@ -51,7 +50,8 @@ def standard_conv(
     "grouped_conv",
     source="Krizhevsky et al. 2012, section 3.2; Xie et al. 2017 (ResNeXt), arXiv:1611.05431",
     computes=(
-        "y[n, a, b] = sum W[n, c, i, j] * x[c, s*a + i - pad, s*b + j - pad] over the M/G channels of n's group",
+        "y[n, a, b] = sum over c, i, j of W[n, c, i, j] * x[c, s*a + i - pad, s*b + j - pad]",
+        "c: the M/G channels of n's group",
     ),
     params="N*M*k^2/G",
     macs="N*M*k^2*h*w/G",
@@ -85,10 +85,11 @@ def depthwise_conv(*, channels: Channels = 64, kernel: Kernel = 3, stride: Strid
 @block(
     "dilated_conv",
     source="Yu and Koltun 2016, arXiv:1511.07122",
-    computes=("y[n, a, b] = sum W[n, c, i, j] * x[c, s*a + d*i - pad, s*b + d*j - pad]",),
+    computes=("y[n, a, b] = sum over c, i, j of W[n, c, i, j] * x[c, s*a + d*i - pad, s*b + d*j - pad]",),
     params="N*M*k^2",
     macs="N*M*k^2*h*w",
     identities=(("effective kernel", "d*(k - 1) + 1"),),
+    remarks=("The effective kernel is that of this layer alone; what a stack of layers sees is larger.",),
 )
 def dilated_conv(
     *,
@@ -106,7 +107,8 @@ def dilated_conv(
     "deformable_conv_v1",
     source="Dai et al. 2017, arXiv:1703.06211",
     computes=(
-        "y[n, a, b] = sum W[n, c, i, j] * x(c, s*a + i - pad + dy, s*b + j - pad + dx), x(...) bilinear between pixels",
+        "y[n, a, b] = sum over c, i, j of W[n, c, i, j] * x(c, s*a + i - pad + dy, s*b + j - pad + dx)",
+        "x(...): bilinear between pixels",
         "dy, dx of each place and tap: a convolution of x with 2*g*k^2 channels and bias",
     ),
     params="N*M*k^2 + 2*g*k^2*(M*k^2 + 1)",
@@ -129,7 +131,8 @@ def deformable_conv_v1(
     "deformable_conv_v2",
     source="Zhu et al. 2019, arXiv:1811.11168",
     computes=(
-        "y[n, a, b] = sum W[n, c, i, j] * m * x(c, s*a + i - pad + dy, s*b + j - pad + dx), bilinear between pixels",
+        "y[n, a, b] = sum over c, i, j of W[n, c, i, j] * m * x(c, s*a + i - pad + dy, s*b + j - pad + dx)",
+        "x(...): bilinear between pixels",
         "dy, dx of each place and tap: a convolution of x with 2*g*k^2 channels and bias",
         "m of each place and tap: the sigmoid of a convolution of x with g*k^2 channels and bias",
     ),

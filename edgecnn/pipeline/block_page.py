@@ -51,6 +51,7 @@ class Place:
         target: its name.
         where: `int8`, `int8 in part`, `float`, `float in part` or `no`; in part: some operators are outside of the
             runtime's fast path. `float` of an int8 target: all of it between conversions from and to codes.
+        macs: multiply-adds that the runtime executes, padding and zeros included.
         macs_share: of the multiply-adds in the fast path, 0...1; None where the block has no multiply-adds.
         operators: that the runtime executes, borders included.
         reasons: why it is `no` or in part.
@@ -58,6 +59,7 @@ class Place:
 
     target: str
     where: str
+    macs: int = 0
     macs_share: float | None = None
     operators: int = 0
     reasons: tuple[str, ...] = ()
@@ -76,8 +78,14 @@ class BlockPage:
     norm_params: Cost
     macs: Cost
     identities: tuple[tuple[str, str, Fraction], ...]
-    ops: tuple[tuple[str, tuple[int, ...], int], ...]
+    graph: Graph
     places: tuple[Place, ...]
+
+    @property
+    def ops(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """Kind, output shape and multiply-adds of each op of the block's graph."""
+        graph = self.graph
+        return [(op.kind, graph.shape(op.output)[1:], macs_of(graph, op)) for op in graph.ops]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -157,7 +165,7 @@ def block_page(
         _cost(entry.norm_params, symbols, None),
         _cost(entry.macs, symbols, evaluate(standard.macs, plain)),
         tuple((label, formula, evaluate(formula, symbols)) for label, formula in entry.identities),
-        tuple((op.kind, graph.shape(op.output)[1:], macs_of(graph, op)) for op in graph.ops),
+        graph,
         tuple(_place(t, module, graph, shape, cpu) for t in chosen),
     )
 
@@ -236,4 +244,4 @@ def judge(target: str, coverage: Mapping[str, Any]) -> Place:
         kinds_by_reason.setdefault(op["reason"], {})[op["kind"]] = None
     reasons = tuple(f"{', '.join(kinds)}: {reason}" for reason, kinds in kinds_by_reason.items())
     share = coverage["macs_share"] if coverage["macs"] else None
-    return Place(target, where, share, coverage["operators"], reasons)
+    return Place(target, where, coverage["macs"], share, coverage["operators"], reasons)
