@@ -158,6 +158,40 @@ def test_hard_swish_is_near_swish():
     assert "0.1423" in BLOCKS["h_swish"].remarks[0]
 
 
+def smallest_square(name, **options):
+    """Side of the square of inputs that one output of the block depends on, and how many channels of it."""
+    x = torch.randn(1, SMALL[0], 15, 15, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    module = build_block(name, seed=0, channels=SMALL[0], **options)
+    module(x)[0, 0, 7, 7].backward()
+    channels, rows, columns = x.grad[0].nonzero(as_tuple=True)
+    assert rows.max() - rows.min() == columns.max() - columns.min()
+    return int(rows.max() - rows.min()) + 1, len(channels.unique())
+
+
+def test_what_one_output_sees_is_what_the_formulas_say():
+    for kernel, dilation in ((3, 1), (3, 2), (5, 3)):
+        symbols = {"k": evaluate(str(kernel), {}), "d": evaluate(str(dilation), {})}
+        effective = evaluate(dict(BLOCKS["dilated_conv"].identities)["effective kernel"], symbols)
+        assert smallest_square("dilated_conv", kernel=kernel, dilation=dilation) == (effective, SMALL[0])
+    assert smallest_square("grouped_conv", groups=4) == (3, SMALL[0] // 4)
+    assert smallest_square("depthwise_conv", kernel=5) == (5, 1)
+    # Across both partitions every output sees every input; without the second one it would be 24 / 12 channels.
+    assert smallest_square("interleaved_group_conv", out_channels=24, primary=12) == (3, SMALL[0])
+
+
+def test_shuffle_and_response_norm_are_their_formulas():
+    x = torch.randn(2, 12, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shuffled, groups = build_block("channel_shuffle", channels=12, groups=3)(x), 3
+    for g in range(groups):
+        for m in range(12 // groups):
+            assert torch.equal(shuffled[:, m * groups + g], x[:, g * 12 // groups + m])
+    normed = build_block("local_response_norm", channels=12, size=5, alpha=0.5, beta=0.75, bias=2.0)(x)
+    for c in range(12):
+        strength = (x[:, max(0, c - 2) : c + 3] ** 2).sum(1)
+        # In float64 what remains are the last digits of a sum of five squares and a power.
+        torch.testing.assert_close(normed[:, c], x[:, c] / (2.0 + 0.5 * strength) ** 0.75, rtol=1e-13, atol=0)
+
+
 def test_the_input_brings_the_channels():
     page = block_page("dilated_conv", input_shape=(32, 14, 14), options={"kernel": "5"}, targets=[])
     assert (page.options["channels"], page.params.value) == (32, 64 * 32 * 25)
