@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from litert_runs import quantised
 from typer.testing import CliRunner
 
 from edgecnn.cli.app import app
+from edgecnn.errors import UnsupportedOp
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.text import parse
 from edgecnn.lint import Finding, review_graphs
 from edgecnn.lint.guidelines import fragments
 from edgecnn.lint.shapes import convs, resized
 from edgecnn.pipeline.lint import lint
-from edgecnn.targets import all_targets
+from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.target import EmitOptions
 
 
@@ -149,12 +151,18 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.stdout
 
 
-def test_what_cannot_be_expressed_is_an_error() -> None:
-    code, out = run("resnet18_deform", "--input", "3x64x64", "--json")
+def test_what_cannot_be_expressed_is_an_error(monkeypatch) -> None:
+    def refuse(graph: Graph, options: EmitOptions) -> None:
+        op = next(op for op in graph.ops if op.kind == "hard_swish")
+        raise UnsupportedOp("there is no `hard_swish` here", where=str(op.source), got="a trial", do="choose ReLU")
+
+    all_targets()
+    monkeypatch.setitem(TARGETS._items, "tflite-int8", replace(TARGETS["tflite-int8"], emit=refuse))
+    code, out = run("mobilenet_v3_small", "--input", "3x64x64", "--json")
     found = json.loads(out)
     assert code == 1
     assert found["findings"][0]["rule"] == "not-expressible"
-    assert "layer4" in found["findings"][0]["where"][0]
+    assert "features.0.2" in found["findings"][0]["where"][0]
     assert len(found["findings"]) > 1, "the rest is looked at all the same"
 
 

@@ -83,7 +83,7 @@ def test_any_other_shuffle_stays(ops: tuple[str, ...]) -> None:
 def test_the_second_convolution_of_a_unit_becomes_dense_and_the_first_keeps_its_groups() -> None:
     text, notes = rewritten(graph_of(*UNIT), always)
     assert text[-2] == "y = conv(d, wy_dense[12,6,1,1], by[12]) groups=1"
-    assert text[0] == "a = conv(x, wa[6,4,1,1], ba[6]) clip=(0.0,None) groups=3"
+    assert text[0] == "a = conv(x, wa[6,4,1,1], ba[6]) groups=3 clip=(0.0,None)"
     # 12 * 2 weights at 16 pixels, and as much again for each of two further groups.
     assert notes == ["ungroup: y (3 groups as one: 768 more multiply-adds for 1 fewer shuffles)"]
 
