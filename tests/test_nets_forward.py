@@ -22,6 +22,11 @@ SAME_CODE = {
     *(f"efficientnet_lite{i}" for i in (1, 2, 3, 4)),
     *("efficientnet_v2_m", "efficientnet_v2_l"),
     *("mnasnet0_5", "mnasnet0_75", "mnasnet1_3"),
+    *("resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("seresnet101", "seresnet152", "seresnext101_32x4d"),
+    *("resnet32", "resnet38", "resnet44", "resnet56", "resnet74", "resnet110", "resnet152_cifar"),
+    *("densenet161", "densenet169", "densenet201"),
     *("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
 }
 DISTINCT = sorted(set(NETS) - SAME_CODE)

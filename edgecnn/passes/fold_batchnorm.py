@@ -13,6 +13,10 @@ so (`passes.affine`), in the order in which the places are tried:
 3. alone:                              a depthwise 1x1 convolution with weight s and bias t: one op that every target
                                        has; a linear layer with diagonal weight if the value has no height and width.
 
+The third is what DenseNet needs behind its concatenations. With its ReLU it is one op, where a product and a sum are
+two and round twice: on x86 (AVX-512 VNNI, 1 thread) LiteRT does 3.6 G numbers a second in int8 so, against 2.2 G/s; in
+ONNX Runtime neither form is faster at all sizes.
+
 Layers are folded per call site: a weight that two layers read becomes two constants. A value that something else reads,
 or that has passed an activation, cannot take the map; the note says which it was.
 """
