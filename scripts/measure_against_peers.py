@@ -145,7 +145,7 @@ def cosine_to_float(path: Path, source: NetSource, images: np.ndarray) -> float:
 def convert(net: str, file: str, weights: Path, images: Path, *, peers: str) -> tuple[Path, float]:
     """The peer's file and how many seconds it took to make; one that was made of the same weights is kept."""
     theirs = weights.with_name(f"peer.{file}")
-    record = theirs.with_name(theirs.name + ".json")
+    record = theirs.with_name(f"conversion-{file}.json")  # `peer.tflite.json` would be its manifest
     made_of = sha256_of_file(weights)
     if theirs.exists() and record.exists():
         known = json.loads(record.read_text())
