@@ -235,6 +235,7 @@ def main() -> int:
         return 0
     print(HEADING, flush=True)
     rows: list[Row] = []
+    versions: dict[str, str] = {}
     for net in nets:
         for file in options.files:
             try:
@@ -245,18 +246,19 @@ def main() -> int:
                 print(f"| {net} | {file} | their converter failed with exit code {error.returncode} |", flush=True)
                 continue
             rows += more
+            versions |= report.versions
     if not rows:
         return 1
-    print("\n" + conditions(report))
+    print("\n" + conditions(report, versions))
     goals = [row.goal for row in rows if row.goal]
     print("\n".join(goals), file=sys.stderr)
     return 1 if any("NOT" in goal for goal in goals) else 0
 
 
-def conditions(report: BenchReport) -> str:
+def conditions(report: BenchReport, versions: dict[str, str]) -> str:
     """Where and how the table was measured, in a sentence."""
     machine = report.machine
-    tools = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return (
         f"Medians, one thread, batch 1, float input on both sides, one interleaved run per file; {machine['cpu']} "
         f"({', '.join(machine['features'])}), {machine['cores']} cores, shared; {tools}, litert-torch 0.10.0, "
