@@ -20,6 +20,7 @@ from edgecnn.quant.limits import ADD_RATIO, CONV_RATIO, MUL_RATIO
 from edgecnn.quant.measure import measure
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import LITERT, ORT_S8, ORT_U8, Scheme
+from edgecnn.quant.ties import tying
 from tests.strategies import FEATURE_KINDS, RESIDUAL, graphs, image_batch
 
 SYMMETRIC = Scheme("symmetric", symmetric=True, float_bias=True)
@@ -406,3 +407,30 @@ def test_an_unknown_estimator_is_refused() -> None:
     graph = parse(RESIDUAL)
     with pytest.raises(UsageError, match="unknown estimator `entropie`"):
         assign(graph, measure(graph, [image_batch(graph)]), LITERT, estimator="entropie")
+
+
+def test_clips_that_are_concatenated_keep_their_inputs_apart() -> None:
+    graph = parse(
+        """graph g(x: [N,4,8,8]) {
+  a = conv(x, w[4,4,1,1], b[4])
+  big = conv(x, v[4,4,3,3], d[4]) pad=(1,1,1,1)
+  r = clip(a) lo=0.0 hi=None
+  s = clip(big) lo=0.0 hi=None
+  t = concat(r, s) axis=1
+  u = add(a, big)
+  y = conv(t, k[4,8,1,1], l[4])
+  z = add(y, u)
+  return z
+}"""
+    )
+    assert tying(graph, ORT_U8) == {"t"}
+    alone = parse("graph g(x: [N,4,8,8]) {\n  r = clip(x) lo=0.0 hi=None\n  z = add(r, x)\n  return z\n}")
+    assert tying(alone, ORT_U8) == {"r"}
+    assert tying(alone, LITERT) == frozenset()
+
+
+def test_a_clip_before_a_hard_swish_leaves_it_its_grid() -> None:
+    graph = parse(
+        "graph g(x: [N,4,8,8]) {\n  r = clip(x) lo=-2.0 hi=None\n  h = hard_swish(r)\n  z = add(h, x)\n  return z\n}"
+    )
+    assert tying(graph, ORT_U8) == frozenset()

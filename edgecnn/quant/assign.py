@@ -18,7 +18,7 @@ from edgecnn.quant.limits import keep_limits, least_scale
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import Scheme
 from edgecnn.quant.spans import Span, constant_q, fixed_q, gate_grid_q, span_q
-from edgecnn.quant.ties import Group, coded_groups, stays_float, ties
+from edgecnn.quant.ties import Group, coded_groups, stays_float, tying
 from edgecnn.quant.weights import bias_q, own_constants, weight_q
 
 RULE = "assign"
@@ -53,13 +53,14 @@ def assign(
     """
     estimate = ESTIMATORS[estimator]
     graph, notes, integer = _prepared(graph, scheme)
-    groups = coded_groups(graph, scheme)
+    groups, tied = coded_groups(graph, scheme), tying(graph, scheme)
     q: dict[str, QParams] = {}
     for group in groups:
         spans = {
-            name: _span(graph, name, ranges, estimate).within(*_seen_at(graph, name, scheme)) for name in group.computed
+            name: _span(graph, name, ranges, estimate).within(*_seen_at(graph, name, scheme, tied))
+            for name in group.computed
         }
-        chosen, conflicts = _choose(graph, group, spans, scheme)
+        chosen, conflicts = _choose(graph, group, spans, scheme, tied)
         q.update(dict.fromkeys(group.values, chosen))
         notes += conflicts
     if scheme.xnnpack_limits:
@@ -115,7 +116,9 @@ def _image(op: Op | None) -> tuple[float | None, float | None]:
     return (0.0, 1.0) if op.kind == "hard_sigmoid" else (None, None)
 
 
-def _choose(graph: Graph, group: Group, spans: Mapping[str, Span], scheme: Scheme) -> tuple[QParams, list[Note]]:
+def _choose(
+    graph: Graph, group: Group, spans: Mapping[str, Span], scheme: Scheme, tied: frozenset[str]
+) -> tuple[QParams, list[Note]]:
     """The parameters of `group`, and notes on members whose wishes could not be met."""
     makers = [graph.makers[n] for n in group.values if n in graph.makers]
     fixed = {op.output: q for op in makers if (q := fixed_q(op.kind, scheme)) is not None}
@@ -131,7 +134,7 @@ def _choose(graph: Graph, group: Group, spans: Mapping[str, Span], scheme: Schem
         notes = [Note(RULE, name, False, why.format(_company(group, name))) for name in fixed]
     span = reduce(Span.join, free)
 
-    readers = [op for name in group.values for op in graph.users[name] if not ties(op, scheme)]
+    readers = [op for name in group.values for op in graph.users[name] if op.output not in tied]
     swishes = [op for op in readers if op.kind == "hard_swish"]
     seen = None if set(group.values) & set(graph.outputs) else _seen(readers)
     if seen is not None:
@@ -170,7 +173,7 @@ def _seen(readers: list[Op]) -> tuple[float | None, float | None] | None:
     )
 
 
-def _seen_at(graph: Graph, name: str, scheme: Scheme) -> tuple[float | None, float | None]:
+def _seen_at(graph: Graph, name: str, scheme: Scheme, tied: frozenset[str]) -> tuple[float | None, float | None]:
     """The interval outside which nothing that reads `name`, or a copy of it, tells numbers apart.
 
     A clip that shares the parameters of its input is no reader of their group, but numbers that only clips read need no
@@ -184,7 +187,7 @@ def _seen_at(graph: Graph, name: str, scheme: Scheme) -> tuple[float | None, flo
         if copy in graph.outputs:
             return None, None
         for op in graph.users[copy]:
-            if op.kind != "clip" and ties(op, scheme):
+            if op.kind != "clip" and op.output in tied:
                 copies += {op.output} - found
                 found.add(op.output)
             else:

@@ -38,12 +38,6 @@ def stays_float(graph: Graph, op: Op, scheme: Scheme) -> str | None:
     return None
 
 
-def ties(op: Op, scheme: Scheme) -> bool:
-    """Whether `op` makes its output from its inputs' codes, with their parameters."""
-    moves = op.kind in SAME_CODES or (op.kind == "clip" and scheme.clip_codes)
-    return moves and op.kind not in scheme.float_kinds
-
-
 class _Forest:
     """Union-find over names."""
 
@@ -61,21 +55,55 @@ class _Forest:
         self._parent[self.find(a)] = self.find(b)
 
 
+def tying(graph: Graph, scheme: Scheme) -> frozenset[str]:
+    """The outputs of the ops that make them from their inputs' codes, with their inputs' parameters.
+
+    Those are the moves and, where the runtime clips codes, unfused clips. A clip's input is coded already, so
+    its output loses nothing by the same parameters; but it keeps its own where they would be forced on others (a
+    concatenation moves it together with other numbers) or where a reader needs special ones (hard-swish's grid).
+    """
+    moves = [op for op in graph.ops if op.kind in SAME_CODES and op.kind not in scheme.float_kinds]
+    tied = {op.output for op in moves}
+    if not scheme.clip_codes or "clip" in scheme.float_kinds:
+        return frozenset(tied)
+    forest = _joined(graph, moves)
+    together: dict[str, list[str]] = defaultdict(list)
+    for name in graph.values:
+        together[forest.find(name)].append(name)
+    for op in graph.ops:
+        if op.kind == "clip":
+            group = together[forest.find(op.output)]
+            alone = [name for name in group if name not in {m.output for m in moves}] == [op.output]
+            gates = scheme.hard_swish == "clip_mul" and any(
+                reader.kind == "hard_swish" for name in group for reader in graph.users[name]
+            )
+            if alone and not gates:
+                tied.add(op.output)
+    return frozenset(tied)
+
+
+def _joined(graph: Graph, ops: Iterable[Op]) -> _Forest:
+    """The values of a graph, those joined that `ops` read and make."""
+    forest = _Forest(graph.values)
+    for op in ops:
+        for name in op.inputs:
+            forest.join(name, op.output)
+    return forest
+
+
 def coded_groups(graph: Graph, scheme: Scheme) -> list[Group]:
     """The groups of values that carry codes, in the order of the graph.
 
     A group carries codes if an integer op (other than a move) makes or reads one of its values, or if no float op
     does; so a move between two float ops stays float with them. Constants that a concatenation moves are members.
     """
-    forest = _Forest(graph.values)
-    moves = [op for op in graph.ops if ties(op, scheme)]
-    for op in moves:
-        for name in op.inputs:
-            forest.join(name, op.output)
+    tied = tying(graph, scheme)
+    moves = [op for op in graph.ops if op.output in tied]
+    forest = _joined(graph, moves)
 
     integer, floating = set[str](), set[str]()
     for op in graph.ops:
-        if not ties(op, scheme):
+        if op.output not in tied:
             touched = floating if stays_float(graph, op, scheme) else integer
             touched.update(forest.find(name) for name in (*graph.activations(op), op.output))
 
