@@ -114,9 +114,9 @@ HEAD = "graph g(x: [N,3,8,8]) {\n"
 CASES = {
     "y = covn(x, w[4,3,3,3])": """InputError: unknown op kind `covn`
   at       line 2 of the graph: y = covn(x, w[4,3,3,3])
-  expected one of add, avg_pool, batch_norm, channel_shuffle, clip, concat, conv, deform_conv, flatten, gelu, global_pool, \
-hard_sigmoid, hard_swish, leaky_relu, linear, lrn, max_pool, mul, pad, reshape, sigmoid, silu, slice, softmax, sub, tanh, \
-transpose, upsample
+  expected one of add, avg_pool, batch_norm, channel_shuffle, clip, concat, conv, deform_conv, flatten, gelu, \
+global_pool, hard_sigmoid, hard_swish, leaky_relu, linear, lrn, max_pool, mul, pad, reshape, sigmoid, silu, slice, \
+softmax, sub, tanh, transpose, upsample
   do       did you mean `conv` or `concat`?""",
     "y = conv(x, w[4,3,3,3]) strid=(2,2)": """InputError: `conv` has no attribute `strid`
   at       line 2 of the graph: y = conv(x, w[4,3,3,3]) strid=(2,2)

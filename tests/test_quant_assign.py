@@ -20,7 +20,6 @@ from edgecnn.quant.limits import ADD_RATIO, CONV_RATIO, MUL_RATIO
 from edgecnn.quant.measure import measure
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import LITERT, ORT_S8, ORT_U8, Scheme
-from edgecnn.quant.ties import tying
 from tests.strategies import FEATURE_KINDS, RESIDUAL, graphs, image_batch
 
 SYMMETRIC = Scheme("symmetric", symmetric=True, float_bias=True)
@@ -340,17 +339,6 @@ def test_values_between_float_ops_have_no_parameters() -> None:
     ]
 
 
-def test_a_batch_norm_stays_float_and_is_named() -> None:
-    graph = parse(
-        "graph g(x: [N,4,6,6]) {\n b = batch_norm(x, g[4], be[4], m[4], v[4]) eps=1e-05\n"
-        " y = conv(b, w[4,4,1,1])\n return y\n}"
-    )
-    result, notes = quantized(graph)
-    assert result.value("x").q is None
-    assert result.value("b").q is not None
-    assert [n.why for n in notes] == ["a batch_norm that was not folded has no integer form"]
-
-
 # ---- limits ----------------------------------------------------------------------------------------------------------
 
 TINY = """graph tiny(x: [N,4,6,6]) {
@@ -407,30 +395,3 @@ def test_an_unknown_estimator_is_refused() -> None:
     graph = parse(RESIDUAL)
     with pytest.raises(UsageError, match="unknown estimator `entropie`"):
         assign(graph, measure(graph, [image_batch(graph)]), LITERT, estimator="entropie")
-
-
-def test_clips_that_are_concatenated_keep_their_inputs_apart() -> None:
-    graph = parse(
-        """graph g(x: [N,4,8,8]) {
-  a = conv(x, w[4,4,1,1], b[4])
-  big = conv(x, v[4,4,3,3], d[4]) pad=(1,1,1,1)
-  r = clip(a) lo=0.0 hi=None
-  s = clip(big) lo=0.0 hi=None
-  t = concat(r, s) axis=1
-  u = add(a, big)
-  y = conv(t, k[4,8,1,1], l[4])
-  z = add(y, u)
-  return z
-}"""
-    )
-    assert tying(graph, ORT_U8) == {"t"}
-    alone = parse("graph g(x: [N,4,8,8]) {\n  r = clip(x) lo=0.0 hi=None\n  z = add(r, x)\n  return z\n}")
-    assert tying(alone, ORT_U8) == {"r"}
-    assert tying(alone, LITERT) == frozenset()
-
-
-def test_a_clip_before_a_hard_swish_leaves_it_its_grid() -> None:
-    graph = parse(
-        "graph g(x: [N,4,8,8]) {\n  r = clip(x) lo=-2.0 hi=None\n  h = hard_swish(r)\n  z = add(h, x)\n  return z\n}"
-    )
-    assert tying(graph, ORT_U8) == frozenset()
