@@ -21,6 +21,7 @@ from edgecnn.ir.graph import Graph, Pass
 from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
 from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
+from edgecnn.passes.group_width import widen_groups
 from edgecnn.passes.hetconv import hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
 from edgecnn.passes.merge_branches import merge_branches
@@ -52,6 +53,9 @@ MEANING: dict[str, str] = {
     "silu": "int8: SiLU as an integer sigmoid and product; float: computed in float, fused",
     "linear": "how a linear layer behind a pool runs: as 1x1 convolution, or Gemm; auto: conv on x86",
 }
+GROUP_WIDTH = 32
+"""Channels that each group of an integer convolution reads at least: see `passes.group_width`."""
+
 CHOICES = Settings(SETTINGS, MEANING)
 INT8_SETTINGS = ("hetconv_form", "stem", "pad_channels", "shuffle", "silu", "linear")
 FLOAT_SETTINGS = ("hetconv_form",)
@@ -72,6 +76,8 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     shuffle = CHOICES.chosen(settings, "shuffle")
     if shuffle == "fold" or (shuffle == "auto" and cpu != "armv8"):
         passes += [shuffle_into_rows, ungroup(pays), shuffle_into_rows, shuffle_onehot]
+    if cpu.startswith("x86"):  # measured there only
+        passes.append(widen_groups(GROUP_WIDTH))
     linear = CHOICES.chosen(settings, "linear")
     if linear == "conv" or (linear == "auto" and cpu.startswith("x86")):
         passes.append(linear_to_conv)

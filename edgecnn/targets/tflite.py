@@ -16,6 +16,7 @@ from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
 from edgecnn.passes.channel_shuffle import fold_channel_shuffle
 from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
+from edgecnn.passes.group_width import widen_groups
 from edgecnn.passes.hetconv import FORMS, hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
 from edgecnn.passes.merge_branches import merge_branches
@@ -145,6 +146,10 @@ INT8_SETTINGS = ("hetconv_form", "se", "shuffle", "stem", "columns")
 FLOAT_SETTINGS = ("hetconv_form", "shuffle")
 
 
+GROUP_WIDTH = 16
+"""Channels that each group of an integer convolution reads at least: see `passes.group_width`."""
+
+
 def int8_scheme(cpu: Cpu) -> Scheme:
     """int8 activations on every core."""
     return LITERT
@@ -174,8 +179,10 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
         UsageError: the value of a setting is not legal, also of one that only emitting needs.
     """
     CHOICES.check(settings)
-    passes = _passes(settings, auto=fastest_form(cpu), ungroups=cpu.startswith("x86"))
-    return (*passes, fold_hard_sigmoid, split_silu)
+    x86 = cpu.startswith("x86")
+    passes = _passes(settings, auto=fastest_form(cpu), ungroups=x86)
+    widens = (widen_groups(GROUP_WIDTH),) if x86 else ()  # measured there only
+    return (*passes, *widens, fold_hard_sigmoid, split_silu)
 
 
 def pays(added_macs: int, shuffles: list[Shuffle]) -> bool:
