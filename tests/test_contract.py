@@ -1,8 +1,8 @@
 """What holds for every net of the zoo: it imports, exports, is proved op by op, and stays in the fast int8 path.
 
 Every net goes to LiteRT in int8. The lightest net of each family goes to every target; of the others, those of moderate
-size also to ONNX Runtime in int8. All at a small resolution: the ops and lowerings are those of the full one, which
-`scripts/zoo_table.py` runs.
+size also to ONNX Runtime in int8. Larger ones repeat the same blocks and are proved as a whole, bit for bit, but not op
+by op too. All at a small resolution: ops and lowerings are those of the full one, which `scripts/zoo_table.py` runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Contract:
 
     def test_every_net_is_proved(self, net, target, tmp_path):
         source = source_of(net)
-        options = ExportOptions(target=target, calibration_images=4, output=tmp_path, min_coverage=0.0)
+        per_op = len(targets_of(net)) > 1
+        options = ExportOptions(target=target, calibration_images=4, output=tmp_path, min_coverage=0.0, per_op=per_op)
         artifact = export(source, options=options)
         parity, coverage = artifact.manifest["parity"], artifact.manifest["coverage"]
         assert parity["ok"]
@@ -73,6 +74,7 @@ class Contract:
             assert coverage["partitions"] == PARTITIONS.get(net, 1)
         if target.endswith("int8"):
             assert coverage["int8_share"] >= least
+        if target.endswith("int8") and per_op:
             assert parity["per_op"]["within_one_code_min_share"] >= 0.999
             assert parity["per_op"]["max_codes"] <= 2
         if target == "tflite-int8":
