@@ -26,14 +26,15 @@ def _het_conv(in_channels: int, out_channels: int, p: int) -> list[nn.Module]:
 
 
 class HetConvVGG16(nn.Module):
-    """VGG-16 for 32x32 images with every convolution but the first heterogeneous."""
+    """VGG-16 for 32x32 images with every convolution but the first heterogeneous; `width` 1 is the paper's."""
 
-    def __init__(self, *, p: int, num_classes: int, dropout: float) -> None:
+    def __init__(self, *, width: float, p: int, num_classes: int, dropout: float) -> None:
         super().__init__()
+        divisor = max(8, p)
         features: list[nn.Module] = []
         channels = 3
         for stage in VGG16_STAGES:
-            for out_channels in stage:
+            for out_channels in (make_divisible(channels * width, divisor) for channels in stage):
                 if channels == 3:
                     features += [nn.Conv2d(3, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]
                 else:
@@ -42,11 +43,11 @@ class HetConvVGG16(nn.Module):
             features.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(
-            nn.Linear(channels, 512),
-            nn.BatchNorm1d(512),
+            nn.Linear(channels, channels),
+            nn.BatchNorm1d(channels),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(512, num_classes),
+            nn.Linear(channels, num_classes),
         )
         init_conv_nets(self, linear_std=None)
 
@@ -94,12 +95,13 @@ PART = "3x3 kernels on one P-th of the input channels, 1x1 on the others"
 def vgg16_hetconv(
     *,
     num_classes: NumClasses = 10,
+    width: Width = 1.0,
     p: Annotated[Literal[1, 2, 4, 8, 16, 32, 64], About(PART)] = 4,
     stem: Annotated[Literal["small"], About("made for 32x32 images")] = "small",
     dropout: Dropout = 0.0,
 ) -> HetConvVGG16:
     """VGG-16 for CIFAR-10 with heterogeneous convolutions."""
-    return HetConvVGG16(p=p, num_classes=num_classes, dropout=dropout)
+    return HetConvVGG16(width=width, p=p, num_classes=num_classes, dropout=dropout)
 
 
 @net(
