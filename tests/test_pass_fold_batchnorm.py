@@ -103,6 +103,18 @@ def test_through_the_sum_of_two_branches_with_the_shift_in_the_first_alone() -> 
     assert notes == ["fold_batchnorm: y (into `wide`, `point`)"]
 
 
+def test_through_a_channel_shuffle() -> None:
+    graph = exact("""graph g(x: [N,6,5,5]) {
+      c = conv(x, w[6,2,1,1], a[6]) groups=3
+      s = channel_shuffle(c) groups=2
+      y = batch_norm(s, g[6], b[6], m[6], v[6]) eps=0.001
+      return y
+    }""")
+    text, notes = rewritten(graph, fold_batchnorm)
+    assert text == ["c = conv(x, w[6,2,1,1], a[6]) groups=3", "y = channel_shuffle(c) groups=2", "return y"]
+    assert notes == ["fold_batchnorm: y (into `c`)"]
+
+
 def test_through_differences_and_concatenations_of_layers() -> None:
     graph = exact("""graph g(x: [N,4,6,6]) {
       a = conv(x, wa[3,4,1,1])

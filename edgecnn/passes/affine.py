@@ -93,6 +93,12 @@ class Affine:
         first = float(self.scale[0])
         return first if first > 0 and np.all(self.scale == first) and not np.any(self.shift) else None
 
+    def before_shuffle(self, groups: int) -> Affine:
+        """This map on what a `channel_shuffle` gives, as the same map on what it reads."""
+        order = np.arange(self.channels).reshape(groups, -1).T.ravel()  # output channel i is input channel order[i]
+        places = np.argsort(order)
+        return Affine(self.scale[places], self.shift[places])
+
     def part(self, start: int, stop: int) -> Affine:
         """The map of the channels from `start` up to `stop`."""
         return Affine(self.scale[start:stop], self.shift[start:stop])
@@ -157,8 +163,8 @@ def depthwise(edit: Editor, affine: Affine, *, source: str, output: str, origin:
 def layers_behind(graph: Graph, name: str, affine: Affine, *, reader: Op) -> list[tuple[Op, Affine]]:
     """The layers into which a map applied to `name` can move, each with its share of the map.
 
-    The map moves through a sum (both branches are scaled, the first alone is shifted) and through a concatenation of
-    channels (each part takes its channels).
+    The map moves through a sum (both branches are scaled, the first alone is shifted), through a concatenation of
+    channels (each part takes its channels) and through a channel shuffle.
 
     Args:
         graph: the graph.
@@ -190,6 +196,8 @@ def layers_behind(graph: Graph, name: str, affine: Affine, *, reader: Op) -> lis
         if len(set(op.inputs)) != len(op.inputs):
             raise Refused(f"`{name}` reads one value twice")
         return _layers_of_parts(graph, op, affine)
+    if op.kind == "channel_shuffle":
+        return layers_behind(graph, op.inputs[0], affine.before_shuffle(op.attrs["groups"]), reader=op)
     raise Refused(f"`{name}` is made by {op.kind}" + (" with an activation" if clip != NO_CLIP else ""))
 
 

@@ -279,6 +279,17 @@ def _channelwise(fold: _Fold, op: Op) -> View:
     return fold.keep(op, view.source, view)
 
 
+def _batch_norm(fold: _Fold, op: Op) -> View:
+    """Each channel by its own four constants, which are stored in the order of the channels."""
+    view = fold.whole(op.inputs[0])
+    constants = []
+    for name in op.inputs[1:]:
+        stored = np.empty_like(fold.graph.const(name))
+        stored[list(view.channels)] = fold.graph.const(name)
+        constants.append(fold.edit.const(f"{name}_stored", stored))
+    return fold.keep(op, view.source, view, *constants)
+
+
 def _pad(fold: _Fold, op: Op) -> View:
     if isinstance(attrs_of(op)["value"], tuple):
         return _in_logical_order(fold, op)
@@ -317,6 +328,7 @@ RULES: dict[str, Callable[[_Fold, Op], View]] = {
     "concat": _concat,
     "conv": _conv,
     "linear": _linear,
+    "batch_norm": _batch_norm,
     "pad": _pad,
     "flatten": _flatten,
     **dict.fromkeys(("add", "sub", "mul"), _elementwise),

@@ -9,6 +9,7 @@ so (`passes.affine`), in the order in which the places are tried:
 1. behind a layer:                     s * (W x + b) + t        =  (s W) x + (s b + t)
    behind a sum of layers (HetConv):   s * (A x + B z + b) + t  =  (s A) x + (s b + t) + (s B) z
    behind a concatenation of layers:   each takes its own channels of s and t.
+   behind a channel shuffle of layers: s and t, shuffled back.
 2. in front of layers without padding: W (s x + t) + b          =  (W s) x + (W t + b)
 3. alone:                              a depthwise 1x1 convolution with weight s and bias t: one op that every target
                                        has; a linear layer with diagonal weight if the value has no height and width.
