@@ -57,7 +57,7 @@ def assign(
     q: dict[str, QParams] = {}
     for group in groups:
         spans = {
-            name: _span(graph, name, ranges, estimate).within(*_seen_at(graph, name, scheme, tied))
+            name: _span(graph, name, ranges, estimate, scheme).within(*_seen_at(graph, name, scheme, tied))
             for name in group.computed
         }
         chosen, conflicts = _choose(graph, group, spans, scheme, tied)
@@ -83,7 +83,7 @@ def _prepared(graph: Graph, scheme: Scheme) -> tuple[Graph, list[Note], frozense
     return own_constants(graph, integer), notes, integer
 
 
-def _span(graph: Graph, name: str, ranges: Ranges, estimate: Estimator) -> Span:
+def _span(graph: Graph, name: str, ranges: Ranges, estimate: Estimator, scheme: Scheme) -> Span:
     """The interval of real numbers that a value which is not moved from elsewhere asks for."""
     data = graph.value(name).data
     if data is not None:
@@ -98,7 +98,7 @@ def _span(graph: Graph, name: str, ranges: Ranges, estimate: Estimator) -> Span:
             do="measure the graph again after the passes of its target",
         )
     whole = name in graph.inputs or name in graph.outputs
-    lo, hi = (stats.min, stats.max) if whole else estimate(stats)
+    lo, hi = (stats.min, stats.max) if whole else estimate(stats, 2**scheme.act_bits)
     bottom, top = _image(graph.makers.get(name))
     return Span.around(lo, hi).within(bottom, top)
 
@@ -219,7 +219,8 @@ def _assign_constants(graph: Graph, op: Op, edit: Editor, scheme: Scheme) -> Non
         assert x.q is not None  # the activations of an integer op are in coded groups
         assert y.q is not None
         scale_x = np.float32(x.q.scale)
-        q = weight_q(graph.const(weight.name), graph.const(bias.name), float(scale_x), float(y.q.scale))
+        constants = graph.const(weight.name), graph.const(bias.name)
+        q = weight_q(*constants, float(scale_x), float(y.q.scale), scheme.weight_max)
         edit.set_q(weight.name, q)
         edit.set_q(bias.name, None if scheme.float_bias else bias_q(scale_x, q))
     elif op.kind in ("add", "sub", "mul"):

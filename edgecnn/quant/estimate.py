@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -10,27 +11,35 @@ from edgecnn.ir.graph import Array
 from edgecnn.quant.ranges import Stats
 from edgecnn.registry import Registry
 
-Estimator = Callable[[Stats], tuple[float, float]]
-ESTIMATORS: Registry[Estimator] = Registry("estimator")
-
 LEVELS = 256
 """Codes of an 8-bit activation."""
 
 
+class Estimator(Protocol):
+    """From the statistics of an activation, and how many codes it may have, to the smallest and largest number."""
+
+    def __call__(self, stats: Stats, levels: int = LEVELS, /) -> tuple[float, float]:
+        """The interval."""
+        ...
+
+
+ESTIMATORS: Registry[Estimator] = Registry("estimator")
+
+
 @ESTIMATORS.register("mean-minmax")
-def mean_minmax(stats: Stats) -> tuple[float, float]:
+def mean_minmax(stats: Stats, _levels: int = LEVELS) -> tuple[float, float]:
     """The mean over images of each image's minimum and maximum: one odd image does not widen the range."""
     return stats.mean_min, stats.mean_max
 
 
 @ESTIMATORS.register("minmax")
-def minmax(stats: Stats) -> tuple[float, float]:
+def minmax(stats: Stats, _levels: int = LEVELS) -> tuple[float, float]:
     """The smallest and largest number ever seen: nothing saturates."""
     return stats.min, stats.max
 
 
 @ESTIMATORS.register("percentile")
-def percentile(stats: Stats, *, keep: float = 0.9999) -> tuple[float, float]:
+def percentile(stats: Stats, _levels: int = LEVELS, *, keep: float = 0.9999) -> tuple[float, float]:
     """The interval that holds the share `keep` of the numbers, with equal shares cut off at both ends.
 
     An end that stands at zero (behind a ReLU) holds so much mass that nothing is cut off there.
@@ -46,7 +55,7 @@ def percentile(stats: Stats, *, keep: float = 0.9999) -> tuple[float, float]:
 
 
 @ESTIMATORS.register("mse")
-def mse(stats: Stats) -> tuple[float, float]:
+def mse(stats: Stats, levels: int = LEVELS) -> tuple[float, float]:
     """The interval with the least mean squared error of rounding inside it plus clipping outside it.
 
     Rounding to steps of s costs s^2 / 12 per number inside; clipping costs the squared distance to the nearer end.
@@ -57,7 +66,7 @@ def mse(stats: Stats) -> tuple[float, float]:
     shares = np.arange(1, 65) / 64
     lows, highs = -min(stats.min, 0.0) * shares, max(stats.max, 0.0) * shares
     lost = below(lows)[:, None] + above(highs)[None, :]
-    step = (lows[:, None] + highs[None, :]) / (LEVELS - 1)
+    step = (lows[:, None] + highs[None, :]) / (levels - 1)
     total = lost + n.sum() * step**2 / 12
     low, high = np.unravel_index(int(np.argmin(total)), total.shape)
     return -float(lows[low]), float(highs[high])
@@ -87,8 +96,8 @@ zero: the logits of a randomly weighted EfficientNet-B0 fall from 17 to 10 dB.""
 
 
 @ESTIMATORS.register("entropy")
-def entropy(stats: Stats) -> tuple[float, float]:
-    """The interval whose 256 levels keep the distribution best (least Kullback-Leibler divergence).
+def entropy(stats: Stats, levels: int = LEVELS) -> tuple[float, float]:
+    """The interval whose levels (256 for 8 bits) keep the distribution best (least Kullback-Leibler divergence).
 
     The candidates are [max(min, -t), min(max, t)] for 58 thresholds t. Numbers outside a candidate count at its ends;
     a level spreads its mass evenly over its bins that are not empty. The bin of zero takes the mean of its neighbours:
@@ -108,13 +117,13 @@ def entropy(stats: Stats) -> tuple[float, float]:
         lo, hi = max(stats.min, -extent * share), min(stats.max, extent * share)
         if n[(x < lo) | (x > hi)].sum() > CLIPPED * n.sum():
             break
-        divergence = _divergence(x, n, lo, hi)
+        divergence = _divergence(x, n, lo, hi, levels)
         if divergence < best[0]:
             best = (divergence, lo, hi)
     return best[1], best[2]
 
 
-def _divergence(x: Array, n: Array, lo: float, hi: float) -> float:
+def _divergence(x: Array, n: Array, lo: float, hi: float, levels: int) -> float:
     inside = (x >= lo) & (x <= hi)
     if not n[inside].any():
         return float(np.inf)
@@ -122,10 +131,10 @@ def _divergence(x: Array, n: Array, lo: float, hi: float) -> float:
     wanted = kept.copy()
     wanted[0] += n[x < lo].sum()
     wanted[-1] += n[x > hi].sum()
-    level = np.minimum(((centers - centers[0]) / (centers[-1] - centers[0] + 1e-30) * LEVELS).astype(int), LEVELS - 1)
+    level = np.minimum(((centers - centers[0]) / (centers[-1] - centers[0] + 1e-30) * levels).astype(int), levels - 1)
     filled = kept > 0
-    mass = np.bincount(level, weights=kept, minlength=LEVELS)
-    share = np.bincount(level, weights=filled, minlength=LEVELS)
+    mass = np.bincount(level, weights=kept, minlength=levels)
+    share = np.bincount(level, weights=filled, minlength=levels)
     coded = np.where(filled, mass[level] / np.maximum(share[level], 1), 0.0)
     p, q = wanted / wanted.sum(), coded / coded.sum()
     # Mass clipped into an empty end bin has no counterpart in q; a tiny floor makes it dear instead of infinite.

@@ -92,7 +92,7 @@ def _too_fine(graph: Graph, op: Op, q: Mapping[str, QParams], scheme: Scheme) ->
 
     if op.kind in ("conv", "linear"):
         x, w, bias = op.inputs
-        weights = weight_q(graph.const(w), graph.const(bias), scale(x), scale(op.output))
+        weights = weight_q(graph.const(w), graph.const(bias), scale(x), scale(op.output), scheme.weight_max)
         ratio = scale(x) * float(weights.scale.max()) / scale(op.output)
         if ratio >= CONV_RATIO[1]:
             yield op.output, ratio / CONV_RATIO[1] * _MARGIN

@@ -40,26 +40,25 @@ class Span:
         return Span(self.lo * factor, self.hi * factor)
 
 
-def code_bounds(scheme: Scheme) -> tuple[int, int]:
-    """The smallest and largest activation code of `scheme`."""
-    info = np.iinfo(scheme.act_dtype)
-    # The symmetric code -128 is left unused, as TensorRT does, so that negation stays inside the codes.
-    return (-int(info.max), int(info.max)) if scheme.symmetric else (int(info.min), int(info.max))
-
-
 def span_q(span: Span, scheme: Scheme) -> QParams:
     """Parameters whose codes cover `span`; zero has an exact code, and an end at zero is the last code.
 
     So a span that begins at 0 makes saturation at the lowest code a ReLU.
     """
-    low, high = code_bounds(scheme)
+    low, high = scheme.act_codes
     width = max(span.hi - span.lo, NARROWEST)
     if scheme.symmetric:
         largest = max(-span.lo, span.hi, NARROWEST)
-        return QParams.per_tensor(largest / high, 0, scheme.act_dtype, qmin=low, qmax=high)
+        return coded(largest / high, 0, scheme)
     scale = np.float32(width / (high - low))
     zero = low + round(-span.lo / float(scale))
-    return QParams.per_tensor(float(scale), min(max(zero, low), high), scheme.act_dtype)
+    return coded(float(scale), min(max(zero, low), high), scheme)
+
+
+def coded(scale: float, zero_point: int, scheme: Scheme) -> QParams:
+    """Parameters of an activation in the codes of `scheme`."""
+    low, high = scheme.act_codes
+    return QParams.per_tensor(scale, zero_point, scheme.act_dtype, qmin=low, qmax=high)
 
 
 def gate_grid_q(highest: float, scheme: Scheme) -> QParams | None:
@@ -67,38 +66,66 @@ def gate_grid_q(highest: float, scheme: Scheme) -> QParams | None:
 
     Scale 6/k with zero point k/2 above the lowest code, k even and as large as [-3, highest] allows. Then the lowest
     code is exactly -3, and code - lowest, cut off at k, is exactly k * hard_sigmoid(x). k reaches 492; from 256 on no
-    code exceeds k and the gate needs no clip at all.
+    code exceeds k and the gate needs no clip at all. (All this for 8 bits; fewer take a smaller k.)
 
     Returns:
         None if the range is so wide that not even k = 2 covers it.
     """
-    low, high = code_bounds(scheme)
+    low, high = scheme.act_codes
     k = 2 * int(3 * (high - low) / (max(highest, 0.1) + 3))
-    return QParams.per_tensor(6 / k, low + k // 2, scheme.act_dtype) if k else None
+    return coded(6 / k, low + k // 2, scheme) if k else None
 
 
 def fixed_q(kind: str, scheme: Scheme) -> QParams | None:
     """The parameters the runtimes demand for the output of `kind`; None if they are free.
 
-    TFLite fixes sigmoid and softmax to 1/256 from the lowest code on, and tanh to 1/128 around the middle.
+    TFLite fixes sigmoid and softmax to 1/256 from the lowest code on, and tanh to 1/128 around the middle. With fewer
+    bits than 8 the steps are as much coarser.
     """
-    low, high = code_bounds(scheme)
+    low, high = scheme.act_codes
+    levels = high - low + 1
     if scheme.symmetric:
         return None
     if kind in ("sigmoid", "softmax"):
-        return QParams.per_tensor(1 / 256, low, scheme.act_dtype)
+        return coded(1 / levels, low, scheme)
     if kind == "tanh":
-        return QParams.per_tensor(1 / 128, (low + high + 1) // 2, scheme.act_dtype)
+        return coded(2 / levels, (low + high + 1) // 2, scheme)
     return None
 
 
 def constant_q(data: Array, scheme: Scheme, *, least: float = 0.0) -> QParams:
     """Parameters of a constant operand of an elementwise op: per tensor, in the type of activations.
 
+    Where some scale makes every number a whole number of steps, and uses more than half of the codes, it is that one:
+    few numbers with simple ratios, such as 1, 3/2 and 9/4, lose nothing.
+
     Args:
         data: the constant.
         scheme: the rules of the runtime.
         least: the scale is not smaller than this.
     """
-    q = span_q(Span.around(float(data.min()), float(data.max())), scheme)
+    span = Span.around(float(data.min()), float(data.max()))
+    q = _exact_q(data, span, scheme) or span_q(span, scheme)
     return q if float(q.scale) >= least else replace(q, scale=np.asarray(least, np.float32))
+
+
+EXACT_NUMBERS = 16
+"""More different numbers than this are measured ones, which no scale meets."""
+
+
+def _exact_q(data: Array, span: Span, scheme: Scheme) -> QParams | None:
+    """The parameters of the finest scale in which each number of `data` has an exact code; None if there is none."""
+    numbers = np.unique(data.astype(np.float64))
+    low, high = scheme.act_codes
+    reach, width = max(-span.lo, span.hi), span.hi - span.lo
+    if len(numbers) > EXACT_NUMBERS or reach < NARROWEST:
+        return None
+    finest = high if scheme.symmetric else int((high - low) * reach / width)
+    for steps in range(finest, finest // 2, -1):
+        scale = reach / steps  # the number that is farthest from zero is a whole number of steps by this choice
+        codes = numbers / scale
+        # Constants and the scale are float32: a quotient is off by as many half units of 24 bits as there are steps.
+        if np.all(np.abs(codes - np.rint(codes)) <= steps * 2.0**-23):
+            zero = 0 if scheme.symmetric else low + round(-span.lo / scale)
+            return QParams.per_tensor(scale, zero, scheme.act_dtype, qmin=low, qmax=high)
+    return None

@@ -18,20 +18,20 @@ _BIAS_LIMIT = 2.0**30
 _LEAST_RATIO = 2.0**-24
 
 
-def weight_q(w: Array, bias: Array | None, s_x: float, s_y: float) -> QParams:
+def weight_q(w: Array, bias: Array | None, s_x: float, s_y: float, largest_code: int = WEIGHT_MAX) -> QParams:
     """Symmetric int8 parameters of `w` along axis 0.
 
-    The scale of a channel is its largest magnitude / 127, enlarged where its bias would not fit into int32
+    The scale of a channel is its largest magnitude / `largest_code`, enlarged where its bias would not fit into int32
     (|b| <= 2**30 * s_x * s_w), and never so small that it means nothing in the output's scale. A channel of zeros
     takes a scale at which its bias is exact to 1/256 of an output code.
     """
     largest = np.abs(w.reshape(len(w), -1)).max(axis=1).astype(np.float64)
-    scale = np.where(largest > 0, largest / WEIGHT_MAX, s_y / s_x / 256)
+    scale = np.where(largest > 0, largest / largest_code, s_y / s_x / 256)
     if bias is not None:
         scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * s_x))
     scale = np.maximum(scale, s_y / s_x * _LEAST_RATIO)
     zero = np.zeros(len(w), np.int32)
-    return QParams(scale.astype(np.float32), zero, "int8", 0, -WEIGHT_MAX, WEIGHT_MAX)
+    return QParams(scale.astype(np.float32), zero, "int8", 0, -largest_code, largest_code)
 
 
 def bias_q(s_x: np.float32, weights: QParams) -> QParams:

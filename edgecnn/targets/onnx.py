@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from edgecnn import __version__
 from edgecnn.errors import UnsupportedOp, UsageError
 from edgecnn.ir.graph import Graph, Note, Op, QParams, Value
+from edgecnn.ir.ops import NO_CLIP
 from edgecnn.targets.onnx_ops import FLOAT_KINDS, LOWER
-from edgecnn.targets.onnx_writer import PLAIN, Form, Writer
+from edgecnn.targets.onnx_writer import PLAIN, Form, Writer, saturates
 from edgecnn.targets.target import EmitOptions, Emitted
 
 OPSET, IR_VERSION = 17, 8
@@ -97,12 +98,14 @@ class _Ends:
             w.set_real(value.name, value.name)
             return self._declare(value, "float32")
         if self.options.input_type == "float32":
-            w.set_codes(value.name, w.quantize(value.name, value.q, w.fresh(f"{value.name}/codes")))
+            w.set_codes(value.name, w.quantize_clipped(value.name, value.q, NO_CLIP, w.fresh(f"{value.name}/codes")))
             return self._declare(value, "float32")
         outside = value.q.recoded(self.options.input_type)
         codes = value.name
         if outside.dtype != value.q.dtype:
             codes = self._recoded(value.name, outside, value.q, w.fresh(f"{value.name}/codes"))
+        if not saturates(value.q):  # fewer bits are simulated, and the caller may not know
+            codes = w.clip_codes(codes, (value.q.qmin, value.q.qmax), value.q, w.fresh(f"{value.name}/within"))
         w.set_codes(value.name, codes)
         return self._declare_codes(value, outside)
 

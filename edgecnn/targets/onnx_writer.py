@@ -164,7 +164,7 @@ class Writer:
         elif self.moves_codes(op):
             self._codes[op.output] = result
         else:
-            self._codes[op.output] = self._quantize_clipped(result, q, clip, self._code_name(op.output))
+            self._codes[op.output] = self.quantize_clipped(result, q, clip, self._code_name(op.output))
 
     def finish_moved(self, op: Op, real: str, move: str, *operands: str) -> None:
         """Makes the value of `op` from its unmoved result `real` by a node `move` (Flatten, Reshape).
@@ -175,7 +175,7 @@ class Writer:
         if q is None or not self.form.moves_codes:
             self.finish(op, self.node(move, [real, *operands], self.result(op)))
             return
-        codes = self._quantize_clipped(real, q, clip, self.fresh(f"{op.output}/unmoved"))
+        codes = self.quantize_clipped(real, q, clip, self.fresh(f"{op.output}/unmoved"))
         self._codes[op.output] = self.node(move, [codes, *operands], self._code_name(op.output))
 
     def clip_real(self, real: str, clip: Clip, output: str) -> str:
@@ -196,13 +196,13 @@ class Writer:
         )
         return self.node("Clip", [codes, low, high], output)
 
-    def _quantize_clipped(self, real: str, q: QParams, clip: Clip, output: str) -> str:
+    def quantize_clipped(self, real: str, q: QParams, clip: Clip, output: str) -> str:
+        """Codes of a float tensor within a fused activation and the codes that `q` allows."""
         # Where the codes end at the bounds of the activation, saturation does its work and there is no node for it.
-        bounds, all_codes = code_bounds(q, clip), np.iinfo(q.dtype)
-        if bounds == (all_codes.min, all_codes.max):
+        if saturates(q, clip):
             return self.quantize(real, q, output)
         wide = self.quantize(real, q, self.fresh(f"{output}/unclipped"))
-        return self.clip_codes(wide, bounds, q, output)
+        return self.clip_codes(wide, code_bounds(q, clip), q, output)
 
     def _code_name(self, name: str) -> str:
         q = self.graph.value(name).q
@@ -228,6 +228,12 @@ def code_bounds(q: QParams, clip: Clip) -> tuple[int, int]:
     """The lowest and highest code a value with parameters `q` takes under a fused activation `clip`."""
     low, high = (None if bound is None else int(q.quantize(np.asarray(bound))) for bound in clip)
     return q.qmin if low is None else low, q.qmax if high is None else high
+
+
+def saturates(q: QParams, clip: Clip = NO_CLIP) -> bool:
+    """Whether the codes that `q` and `clip` allow are all codes of the type, so that nothing has to clip them."""
+    all_codes = np.iinfo(q.dtype)
+    return code_bounds(q, clip) == (all_codes.min, all_codes.max)
 
 
 def _clip_of(op: Op) -> Clip:

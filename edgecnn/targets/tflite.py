@@ -10,11 +10,15 @@ import json
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
+
 from edgecnn.errors import UnsupportedOp
-from edgecnn.ir.graph import Graph, Note, Op, Pass
+from edgecnn.ir.graph import Graph, Note, Op, Pass, Source
+from edgecnn.ir.ops import SAME_CODES
 from edgecnn.passes.activations import fold_hard_sigmoid, split_silu
 from edgecnn.passes.channel_shuffle import fold_channel_shuffle
 from edgecnn.passes.deform_sampling import deform_sampling
+from edgecnn.passes.even_pools import even_pools
 from edgecnn.passes.group_shuffle import Shuffle, shuffle_into_rows, ungroup
 from edgecnn.passes.group_width import widen_groups
 from edgecnn.passes.hetconv import FORMS, hetconv
@@ -48,9 +52,11 @@ def emit(graph: Graph, options: EmitOptions, *, target: str, metadata: Mapping[s
         metadata: further entries of the file's metadata, by name.
 
     Raises:
-        UnsupportedOp: an op has no TFLite form; the error names its place in the user's program.
+        UnsupportedOp: an op has no TFLite form, or would have to keep to fewer codes than its type has; the error
+            names its place in the user's program.
     """
     CHOICES.check(options.settings)
+    _refuse_narrow_codes(graph, target)
     low = Lowering(graph, options)
     low.absorbed = absorbed_pads(graph) | gated_maps(graph, options.settings)
     inputs = {title: _bind_input(low, name) for title, name in _titles(graph.inputs, "input").items()}
@@ -62,6 +68,28 @@ def emit(graph: Graph, options: EmitOptions, *, target: str, metadata: Mapping[s
     entries = {**(metadata or {}), "edgecnn": json.dumps(dict(options.metadata), sort_keys=True).encode()}
     model = Model(graph.name, tuple(low.operators), inputs, outputs, entries)
     return Emitted(serialize(model), tuple(notes))
+
+
+def _refuse_narrow_codes(graph: Graph, target: str) -> None:
+    """Refuses codes of fewer bits than their type has, which only a simulation has.
+
+    Whatever computes saturates at the ends of its type, so a code beyond narrower bounds would come out; what only
+    moves codes has none that its input has not, and constants are coded here.
+    """
+    computed = [op for op in graph.ops if op.kind not in SAME_CODES]
+    for op in (*(Op("input", (), name, source=Source("the net's input")) for name in graph.inputs), *computed):
+        q = graph.value(op.output).q
+        if q is None:
+            continue
+        whole = np.iinfo(q.dtype)
+        if q.qmin > whole.min + 1 or q.qmax < whole.max:  # one code less is a symmetric type, whose end is never hit
+            raise UnsupportedOp(
+                f"{target} saturates at the ends of {q.dtype} only",
+                where=str(op.source),
+                expected=f"codes from {whole.min} to {whole.max}",
+                got=f"`{op.output}`, an {op.kind}, in codes from {q.qmin} to {q.qmax}: simulated bits",
+                do="quantise with 8 bits for this target, or emit `onnx-int8`, which has a clip of codes",
+            )
 
 
 def _titles(names: tuple[str, ...], title: str) -> dict[str, str]:
@@ -182,7 +210,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     x86 = cpu.startswith("x86")
     passes = _passes(settings, auto=fastest_form(cpu), ungroups=x86)
     widens = (widen_groups(GROUP_WIDTH),) if x86 else ()  # measured there only
-    return (*passes, *widens, fold_hard_sigmoid, split_silu)
+    return (*passes, *widens, even_pools, fold_hard_sigmoid, split_silu)
 
 
 def pays(added_macs: int, shuffles: list[Shuffle]) -> bool:
