@@ -49,6 +49,11 @@ class GraphModule(nn.Module):
                 self.register_buffer(_attribute(value.name), tensor)
         self._last_reader = {name: op.output for op in graph.ops for name in op.inputs}
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether any op computes differently in train mode."""
+        return any(op.kind == "batch_norm" for op in self.graph.ops)
+
     def constant(self, name: str) -> Tensor:
         """The parameter or buffer of the graph's constant `name`."""
         tensor: Tensor = getattr(self, _attribute(name))

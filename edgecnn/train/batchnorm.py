@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecnn.errors import InputError
+from edgecnn.ir.module import GraphModule
 
 
 def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]) -> None:
@@ -19,7 +20,7 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
     Training tracks them with a moving average over changing weights, and random weights have none at all; both make
     the net in inference mode another one than the net that was meant. Only batch norm runs in training mode here
     (dropout stays off), no weight changes, and the module's modes and momenta are restored. Layers that no batch
-    comes to, such as those of auxiliary classifiers, keep their statistics.
+    comes to, such as those of auxiliary classifiers, keep their statistics. The batch norms of a graph's module count too.
 
     Shapes:
         Each of `inputs` float32 (N, channels, height, width).
@@ -28,8 +29,9 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
         InputError: there is no batch.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    graphs = [part for part in module.modules() if isinstance(part, GraphModule) and part.has_batch_norm]
     training = [(layer, layer.training) for layer in module.modules()]
-    momenta = [layer.momentum for layer in norms]
+    momenta = [(part, part.momentum) for part in (*norms, *graphs)]
     before = [{name: kept.clone() for name, kept in layer.named_buffers()} for layer in norms]
     count = 0
     try:
@@ -38,15 +40,20 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
             layer.reset_running_stats()
             layer.momentum = None  # PyTorch: the cumulative average of all batches
             layer.train()
+        for part in graphs:
+            part.train()
         with torch.no_grad():
             for x in inputs:
-                module(torch.from_numpy(x))
                 count += 1
+                for part in graphs:
+                    part.momentum = 1 / count  # the same average
+                module(torch.from_numpy(x))
     finally:
         for part, mode in training:
             part.training = mode
-        for layer, momentum, statistics in zip(norms, momenta, before, strict=True):
-            layer.momentum = momentum
+        for part, momentum in momenta:
+            part.momentum = momentum
+        for layer, statistics in zip(norms, before, strict=True):
             if not layer.num_batches_tracked:
                 layer.load_state_dict(statistics, strict=False)
     if not count:
