@@ -15,8 +15,8 @@ Measured on one x86 machine (AVX512-VNNI, one thread, int8, microseconds, groups
 The machine was busy, so these are rough; the order is not. Hence 16 channels in LiteRT, 32 in ONNX Runtime.
 
 Groups that read one channel and make several are no depthwise convolution for the kernels, and gain as well: merging
-those too, IGCV1-L100M2 at 128x128 went from 18.1 to 10.0 ms in ONNX Runtime and from 8.2 to 6.2 in LiteRT (one interleaved run
-each; int8, one thread, untrained).
+those too, IGCV1-L100M2 at 128x128 went from 18.1 to 10.0 ms in ONNX Runtime and from 8.2 to 6.2 in LiteRT (int8, one
+thread, untrained, one interleaved run each).
 """
 
 from __future__ import annotations

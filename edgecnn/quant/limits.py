@@ -5,7 +5,8 @@ Source: the argument checks of the XNNPACK delegate in LiteRT and of XNNPACK's o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 from edgecnn.ir.graph import Graph, Note, Op, QParams
 from edgecnn.quant.scheme import Scheme
@@ -52,7 +53,7 @@ def keep_limits(
     for _ in range(_ROUNDS):
         settled = True
         for op in ops:
-            for name, factor in _too_fine(graph, op, q, scheme):
+            for name, factor in _too_fine(graph, op, partial(_assigned_scale, graph, op, q, scheme)):
                 group = group_of[name]
                 if group in rigid:
                     notes[op.name] = Note(RULE, op.name, False, f"the parameters of `{name}` are fixed")
@@ -83,17 +84,40 @@ def _scaled(q: QParams, factor: float) -> QParams:
     return QParams.per_tensor(float(q.scale) * factor, int(q.zero_point), q.dtype, qmin=q.qmin, qmax=q.qmax)
 
 
-def _too_fine(graph: Graph, op: Op, q: Mapping[str, QParams], scheme: Scheme) -> Iterator[tuple[str, float]]:
-    """The activations of `op` whose scale must grow, each with the factor."""
+def _assigned_scale(graph: Graph, op: Op, q: Mapping[str, QParams], scheme: Scheme, name: str) -> float:
+    """The scale of a value of `op`, or the largest of its channels; constants get those that `assign` will give."""
+    data = graph.value(name).data
+    if data is None:
+        return float(q[name].scale)
+    if op.kind in ("conv", "linear") and name == op.inputs[1]:
+        s_x, s_y = float(q[op.inputs[0]].scale), float(q[op.output].scale)
+        return float(weight_q(data, graph.const(op.inputs[2]), s_x, s_y, scheme.weight_max).scale.max())
+    return float(constant_q(data, scheme).scale)
+
+
+def widened(graph: Graph) -> dict[str, float]:
+    """The factors by which activations of a graph that has its parameters must widen to be within XNNPACK's limits.
+
+    Both ends of an op may ask for more than one round: apply the factors to the groups (`ties.shared_groups`) and ask
+    again until there is none.
+    """
 
     def scale(name: str) -> float:
-        data = graph.value(name).data
-        return float((q[name] if data is None else constant_q(data, scheme)).scale)
+        q = graph.value(name).q
+        assert q is not None  # only asked of ops that compute on codes
+        return float(q.scale.max())
 
+    found: dict[str, float] = {}
+    for op in graph.ops:
+        if all(graph.value(name).q is not None for name in (*op.inputs, op.output)):
+            found.update(_too_fine(graph, op, scale))
+    return found
+
+
+def _too_fine(graph: Graph, op: Op, scale: Callable[[str], float]) -> Iterator[tuple[str, float]]:
+    """The activations of `op` whose scale must grow, each with the factor."""
     if op.kind in ("conv", "linear"):
-        x, w, bias = op.inputs
-        weights = weight_q(graph.const(w), graph.const(bias), scale(x), scale(op.output), scheme.weight_max)
-        ratio = scale(x) * float(weights.scale.max()) / scale(op.output)
+        ratio = scale(op.inputs[0]) * scale(op.inputs[1]) / scale(op.output)
         if ratio >= CONV_RATIO[1]:
             yield op.output, ratio / CONV_RATIO[1] * _MARGIN
         return

@@ -83,14 +83,29 @@ def fixed_q(kind: str, scheme: Scheme) -> QParams | None:
     bits than 8 the steps are as much coarser.
     """
     low, high = scheme.act_codes
-    levels = high - low + 1
-    if scheme.symmetric:
-        return None
+    found = None if scheme.symmetric else _fixed(kind, low, high)
+    return None if found is None else coded(*found, scheme)
+
+
+def is_fixed(kind: str, q: QParams) -> bool:
+    """Whether `q` are the parameters that the runtimes demand for the output of `kind`."""
+    return _fixed(kind, q.qmin, q.qmax) == (float(q.scale), int(q.zero_point))
+
+
+def _fixed(kind: str, low: int, high: int) -> tuple[float, int] | None:
+    """Scale and zero point."""
+    levels = high - low + 1  # 256, or a smaller power of two
     if kind in ("sigmoid", "softmax"):
-        return coded(1 / levels, low, scheme)
+        return 1 / levels, low
     if kind == "tanh":
-        return coded(2 / levels, (low + high + 1) // 2, scheme)
+        return 2 / levels, (low + high + 1) // 2
     return None
+
+
+def on_gate_grid(q: QParams) -> bool:
+    """Whether `q` are parameters that `gate_grid_q` makes: scale 6/k, zero point k/2 above the lowest code."""
+    half = int(q.zero_point) - q.qmin
+    return half > 0 and float(q.scale) == float(np.float32(3 / half))
 
 
 def constant_q(data: Array, scheme: Scheme, *, least: float = 0.0) -> QParams:
@@ -127,5 +142,5 @@ def _exact_q(data: Array, span: Span, scheme: Scheme) -> QParams | None:
         # Constants and the scale are float32: a quotient is off by as many half units of 24 bits as there are steps.
         if np.all(np.abs(codes - np.rint(codes)) <= steps * 2.0**-23):
             zero = 0 if scheme.symmetric else low + round(-span.lo / scale)
-            return QParams.per_tensor(scale, zero, scheme.act_dtype, qmin=low, qmax=high)
+            return coded(scale, zero, scheme)
     return None

@@ -91,6 +91,29 @@ def _joined(graph: Graph, ops: Iterable[Op]) -> _Forest:
     return forest
 
 
+def shared_groups(graph: Graph) -> list[Group]:
+    """The groups of a graph that has its parameters: values that ops between them only move, or clip as codes.
+
+    They are those of `coded_groups`, found without the scheme; values without parameters are in none.
+    """
+    q = {name: value.q for name, value in graph.values.items()}
+    tied = [
+        op
+        for op in graph.ops
+        if (op.kind in SAME_CODES or op.kind == "clip")
+        and q[op.output] is not None
+        and all(q[name] == q[op.output] for name in op.inputs)
+    ]
+    forest = _joined(graph, tied)
+    moved = {op.output for op in tied if op.kind != "clip"}
+    constants = {name for op in tied for name in op.inputs}
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, value in graph.values.items():
+        if q[name] is not None and (not value.is_const or name in constants):
+            members[forest.find(name)].append(name)
+    return [Group(tuple(names), tuple(n for n in names if n not in moved)) for names in members.values()]
+
+
 def coded_groups(graph: Graph, scheme: Scheme) -> list[Group]:
     """The groups of values that carry codes, in the order of the graph.
 

@@ -27,11 +27,15 @@ def weight_q(w: Array, bias: Array | None, s_x: float, s_y: float, largest_code:
     """
     largest = np.abs(w.reshape(len(w), -1)).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest / largest_code, s_y / s_x / 256)
-    if bias is not None:
-        scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * s_x))
-    scale = np.maximum(scale, s_y / s_x * _LEAST_RATIO)
+    scale = np.maximum(scale, least_weight_scale(bias, s_x, s_y))
     zero = np.zeros(len(w), np.int32)
     return QParams(scale.astype(np.float32), zero, "int8", 0, -largest_code, largest_code)
+
+
+def least_weight_scale(bias: Array | None, s_x: float, s_y: float) -> Array:
+    """The smallest scale of each channel's weights: its bias fits into int32, and it means something in the output."""
+    least = np.asarray(s_y / s_x * _LEAST_RATIO)
+    return least if bias is None else np.maximum(least, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * s_x))
 
 
 def bias_q(s_x: np.float32, weights: QParams) -> QParams:

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgecnn.ir.graph import Array, Graph, Op, QParams
 from edgecnn.ir.ops import SAME_CODES, attrs_of
+from edgecnn.passes.even_pools import window_counts
 from edgecnn.targets.tflite_conv import Window, zero_bias
 from edgecnn.targets.tflite_file import Tensor
 from edgecnn.targets.tflite_lower import Constant, Lowering, Pad
@@ -85,19 +86,6 @@ def divides_unevenly(low: Lowering, op: Op) -> bool:
     """Whether windows of an `avg_pool` divide by different numbers of pixels."""
     counts = window_counts(op, low.shape(op.inputs[0])[1:3])
     return bool(np.any(counts != counts[0, 0]))
-
-
-def window_counts(op: Op, in_hw: tuple[int, ...]) -> Array:
-    """How many pixels count in each window of an `avg_pool`: an array (output height, output width)."""
-    a = attrs_of(op)
-    axes = []
-    for i in (0, 1):
-        (before, after), (counted_before, counted_after) = (a[k][2 * i : 2 * i + 2] for k in ("pad", "counted"))
-        counts = np.zeros(before + in_hw[i] + after)
-        counts[before - counted_before : before + in_hw[i] + counted_after] = 1
-        windows = np.lib.stride_tricks.sliding_window_view(counts, a["kernel"][i])[:: a["stride"][i]]
-        axes.append(windows.sum(1))
-    return np.outer(axes[0], axes[1])
 
 
 def _window_sums(low: Lowering, op: Op, x: Tensor, window: Window, divisor: float) -> Tensor:

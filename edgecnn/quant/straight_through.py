@@ -1,0 +1,133 @@
+"""Rounding with a gradient: forward what integer kernels compute, backward as if nothing had been rounded.
+
+Codes are float32 integers less their zero point. All bounds are of such codes. Between the bounds the gradient passes
+unchanged; outside them it is zero, and what the bounds themselves get goes to the zero point.
+
+Source: Bengio et al. 2013 (straight-through); Esser et al. 2020 (LSQ), equation 3: with the product by the scale that
+every reader makes, the gradient of a scale comes out as round(x / s) - x / s inside and as the bound outside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+Bounds = tuple[float, float]
+
+
+def requantized(acc: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None = None) -> Tensor:
+    """Codes of `acc * scale`, rounded half to even: `ir.rounding.requantize`, in two sweeps over memory.
+
+    Args:
+        acc: float32; it is overwritten, so no other op may need it (a sigmoid's backward would need its output).
+        scale: float32, broadcastable to `acc`.
+        bounds: of the output's codes.
+        zero: the output's zero point if it is learned.
+    """
+    codes: Tensor = _Requantize.apply(acc, scale, bounds, zero)  # type: ignore[no-untyped-call]
+    return codes
+
+
+def rounded(steps: Tensor, bounds: Bounds, zero: Tensor | None = None, *, halves_up: bool = False) -> Tensor:
+    """The nearest code to each of `steps`, halves to even, or up."""
+    codes: Tensor = _Round.apply(steps, bounds, zero, halves_up)  # type: ignore[no-untyped-call]
+    return codes
+
+
+def quantized(real: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None = None) -> Tensor:
+    """Codes of real numbers as `QParams.quantize` gives them: the quotient is taken in float64.
+
+    Args:
+        real: float32.
+        scale: float32, broadcastable to `real`.
+        bounds: of the codes.
+        zero: the zero point if it is learned.
+    """
+    codes: Tensor = _Quantize.apply(real, scale, bounds, zero)  # type: ignore[no-untyped-call]
+    return codes
+
+
+def exactly(value: Tensor, wanted: Tensor) -> Tensor:
+    """`wanted`, with the gradient of `value`."""
+    return value + (wanted - value).detach()
+
+
+def gradient_times(x: Tensor, factor: Tensor | float) -> Tensor:
+    """`x`, whose gradient is multiplied by `factor`."""
+    scaled: Tensor = _GradientTimes.apply(x, factor)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+class _Requantize(Function):
+    @staticmethod
+    def forward(ctx: Any, acc: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None) -> Tensor:
+        steps = acc.mul_(scale)
+        ctx.bounds = bounds
+        ctx.save_for_backward(steps, scale)
+        return steps.clamp(*bounds).round_()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (g,) = gradients
+        steps, scale = ctx.saved_tensors
+        inside = _inside(g, steps, ctx.bounds)
+        to_zero = inside.sum() - g.sum() if ctx.needs_input_grad[3] else None
+        to_scale = _sum_to(inside * steps, scale) / scale if ctx.needs_input_grad[1] else None
+        return inside.mul_(scale), to_scale, None, to_zero
+
+
+class _Round(Function):
+    @staticmethod
+    def forward(ctx: Any, steps: Tensor, bounds: Bounds, zero: Tensor | None, halves_up: bool) -> Tensor:
+        ctx.bounds = bounds
+        ctx.save_for_backward(steps)
+        nearest = (steps + 0.5).floor_() if halves_up else steps.round()
+        return nearest.clamp_(*bounds)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (g,) = gradients
+        inside = _inside(g, ctx.saved_tensors[0], ctx.bounds)
+        return inside, None, inside.sum() - g.sum() if ctx.needs_input_grad[2] else None, None
+
+
+class _Quantize(Function):
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None) -> Tensor:
+        steps = real.double().div_(scale.double())
+        ctx.bounds = bounds
+        ctx.save_for_backward(steps.float(), scale)
+        return steps.round_().clamp_(*bounds).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (g,) = gradients
+        steps, scale = ctx.saved_tensors
+        inside = _inside(g, steps, ctx.bounds)
+        to_zero = inside.sum() - g.sum() if ctx.needs_input_grad[3] else None
+        to_scale = -_sum_to(inside * steps, scale) / scale if ctx.needs_input_grad[1] else None
+        return inside.div_(scale), to_scale, None, to_zero
+
+
+class _GradientTimes(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor | float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0] * ctx.factor, None
+
+
+def _inside(g: Tensor, steps: Tensor, bounds: Bounds) -> Tensor:
+    """`g` where `steps` lies between the bounds, else 0; a fresh tensor, in one sweep."""
+    return torch.ops.aten.hardtanh_backward(g, steps, *bounds)  # type: ignore[no-any-return]
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """`x` summed over what broadcasting had spread `like` over."""
+    return x.sum_to_size(like.shape) if like.ndim else x.sum()
