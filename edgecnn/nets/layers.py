@@ -106,6 +106,10 @@ class StochasticDepth(nn.Module):
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """`x` with the channels of its groups interleaved: channel g * (C / groups) + k goes to k * groups + g."""
     n, channels, height, width = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        # Shuffled where they are, the channels stay last, and no convolution behind has to turn them again.
+        x_nhwc = x.permute(0, 2, 3, 1).view(n, height, width, groups, channels // groups)
+        return x_nhwc.transpose(3, 4).reshape(n, height, width, channels).permute(0, 3, 1, 2)
     return x.view(n, groups, channels // groups, height, width).transpose(1, 2).reshape(n, channels, height, width)
 
 

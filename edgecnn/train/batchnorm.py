@@ -20,7 +20,8 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
     Training tracks them with a moving average over changing weights, and random weights have none at all; both make
     the net in inference mode another one than the net that was meant. Only batch norm runs in training mode here
     (dropout stays off), no weight changes, and the module's modes and momenta are restored. Layers that no batch
-    comes to, such as those of auxiliary classifiers, keep their statistics. The batch norms of a graph's module count too.
+    comes to, such as those of auxiliary classifiers, keep their statistics. `GraphModule` has batch norm of its own,
+    which is measured likewise.
 
     Shapes:
         Each of `inputs` float32 (N, channels, height, width).
@@ -31,7 +32,8 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     graphs = [part for part in module.modules() if isinstance(part, GraphModule) and part.has_batch_norm]
     training = [(layer, layer.training) for layer in module.modules()]
-    momenta = [(part, part.momentum) for part in (*norms, *graphs)]
+    momenta = [layer.momentum for layer in norms]
+    graph_momenta = [part.momentum for part in graphs]
     before = [{name: kept.clone() for name, kept in layer.named_buffers()} for layer in norms]
     count = 0
     try:
@@ -40,20 +42,21 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
             layer.reset_running_stats()
             layer.momentum = None  # PyTorch: the cumulative average of all batches
             layer.train()
-        for part in graphs:
-            part.train()
+        for graph in graphs:
+            graph.train()
         with torch.no_grad():
             for x in inputs:
                 count += 1
-                for part in graphs:
-                    part.momentum = 1 / count  # the same average
+                for graph in graphs:
+                    graph.momentum = 1 / count  # the same average
                 module(torch.from_numpy(x))
     finally:
         for part, mode in training:
             part.training = mode
-        for part, momentum in momenta:
-            part.momentum = momentum
-        for layer, statistics in zip(norms, before, strict=True):
+        for graph, kept_momentum in zip(graphs, graph_momenta, strict=True):
+            graph.momentum = kept_momentum
+        for layer, momentum, statistics in zip(norms, momenta, before, strict=True):
+            layer.momentum = momentum
             if not layer.num_batches_tracked:
                 layer.load_state_dict(statistics, strict=False)
     if not count:
