@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from peers_quantize import quantize_onnx, quantize_tflite
+
 from edgecnn.nets import build_net
 from edgecnn.nets.hetconv import HetConv2d
 
@@ -26,47 +28,24 @@ from edgecnn.nets.hetconv import HetConv2d
 def litert(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
     """int8 by litert-torch and ai-edge-quantizer, at their best: channels-last input, static int8 recipe."""
     import litert_torch
-    from ai_edge_quantizer import quantizer, recipe
 
     sample = torch.from_numpy(images[:1]).permute(0, 2, 3, 1).contiguous()
     converted = litert_torch.convert(litert_torch.to_channel_last_io(module, args=[0]).eval(), (sample,))
     with tempfile.TemporaryDirectory() as folder:
         float_file = Path(folder) / "float.tflite"
         converted.export(str(float_file))
-        tool = quantizer.Quantizer(str(float_file))
-        tool.load_quantization_recipe(recipe.static_wi8_ai8())
-        data = [{"args_0": np.ascontiguousarray(x[None].transpose(0, 2, 3, 1))} for x in images]
-        tool.quantize(tool.calibrate({"serving_default": data})).export_model(str(out), overwrite=True)
+        quantize_tflite(float_file, images, out, argument="args_0")
 
 
 def ort(module: torch.nn.Module, images: np.ndarray, out: Path) -> None:
     """int8 by torch.onnx and quantize_static: QDQ, u8 activations, s8 weights per channel, after its pre-processing."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._feed = iter([{"x": x[None]} for x in images])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._feed, None)
-
     with tempfile.TemporaryDirectory() as folder:
-        raw, clean = Path(folder) / "raw.onnx", Path(folder) / "clean.onnx"
+        raw = Path(folder) / "raw.onnx"
         program = torch.onnx.export(
             module, (torch.from_numpy(images[:1]),), dynamo=True, opset_version=21, input_names=["x"], verbose=False
         )
         program.save(str(raw))
-        quant_pre_process(str(raw), str(clean))
-        quantize_static(
-            str(clean),
-            str(out),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        quantize_onnx(raw, images, out, argument="x")
 
 
 class PlainHetConv(torch.nn.Module):
