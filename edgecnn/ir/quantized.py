@@ -204,7 +204,7 @@ def _global_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
 def _avg_pool(a: Attrs, operands: list[Coded], y_q: QParams) -> Array:
     (x,) = operands
     sums = _window_sums(a, x.centred)
-    counts = np.rint(_window_sums({**a, "pad": (0, 0, 0, 0)}, _counted_pixels(a, x.codes.shape[2:])))
+    counts = np.rint(_window_sums({**a, "pad": (0, 0, 0, 0)}, counted_pixels(a, x.codes.shape[2:])))
     if counts.min() == counts.max():  # a depthwise convolution of weights 1 / n
         share = F32(1) / F32(counts.flat[0])
         return requantize(sums, F32(x.q.scale) * share / F32(y_q.scale), y_q, NO_CLIP)
@@ -219,7 +219,7 @@ def _window_sums(a: Attrs, x_nchw: Array) -> Array:
     return sums
 
 
-def _counted_pixels(a: Attrs, size: tuple[int, ...]) -> Array:
+def counted_pixels(a: Attrs, size: tuple[int, ...]) -> Array:
     """1 where a pixel of the padded input counts in the divisor, else 0; shape (1, 1, H, W) with padding."""
     (top, bottom, left, right), (c_top, c_bottom, c_left, c_right) = a["pad"], a["counted"]
     inside = np.ones((1, 1, c_top + size[0] + c_bottom, c_left + size[1] + c_right), F32)

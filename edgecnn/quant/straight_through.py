@@ -31,9 +31,25 @@ def requantized(acc: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None 
     return codes
 
 
-def rounded(steps: Tensor, bounds: Bounds, zero: Tensor | None = None, *, halves_up: bool = False) -> Tensor:
-    """The nearest code to each of `steps`, halves to even, or up."""
-    codes: Tensor = _Round.apply(steps, bounds, zero, halves_up)  # type: ignore[no-untyped-call]
+def rounded(steps: Tensor, bounds: Bounds, zero: Tensor | None = None) -> Tensor:
+    """The nearest code to each of `steps`, halves to even."""
+    codes: Tensor = _Round.apply(steps, bounds, zero)  # type: ignore[no-untyped-call]
+    return codes
+
+
+def added(
+    one: Tensor, other: Tensor, ratios: tuple[Tensor, Tensor], bounds: Bounds, zero: Tensor | None = None
+) -> Tensor:
+    """Codes of `one * ratios[0] + other * ratios[1]`, halves up: `ir.rounding.add_codes`, exact by way of float64.
+
+    Args:
+        one: codes, and likewise `other`, which may have to be broadcast.
+        other: see `one`.
+        ratios: multipliers of 21 bits, 0-d, so that products of codes need 29 bits.
+        bounds: of the output's codes.
+        zero: the output's zero point if it is learned.
+    """
+    codes: Tensor = _Add.apply(one, other, *ratios, bounds, zero)  # type: ignore[no-untyped-call]
     return codes
 
 
@@ -81,17 +97,42 @@ class _Requantize(Function):
 
 class _Round(Function):
     @staticmethod
-    def forward(ctx: Any, steps: Tensor, bounds: Bounds, zero: Tensor | None, halves_up: bool) -> Tensor:
+    def forward(ctx: Any, steps: Tensor, bounds: Bounds, zero: Tensor | None) -> Tensor:
         ctx.bounds = bounds
         ctx.save_for_backward(steps)
-        nearest = (steps + 0.5).floor_() if halves_up else steps.round()
-        return nearest.clamp_(*bounds)
+        return steps.clamp(*bounds).round_()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (g,) = gradients
         inside = _inside(g, ctx.saved_tensors[0], ctx.bounds)
-        return inside, None, inside.sum() - g.sum() if ctx.needs_input_grad[2] else None, None
+        return inside, None, inside.sum() - g.sum() if ctx.needs_input_grad[2] else None
+
+
+class _Add(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, one: Tensor, other: Tensor, a: Tensor, b: Tensor, bounds: Bounds, zero: Tensor | None
+    ) -> Tensor:
+        steps = one.double().mul_(a) + other.double().mul_(b)
+        ctx.bounds = bounds
+        ctx.save_for_backward(steps.float(), one, other, a, b)
+        return steps.add_(0.5).floor_().clamp_(*bounds).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (g,) = gradients
+        steps, one, other, a, b = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        inside = _inside(g, steps, ctx.bounds)
+        return (
+            _sum_to(inside * a, one) if wanted[0] else None,
+            _sum_to(inside * b, other) if wanted[1] else None,
+            (inside * one).sum() if wanted[2] else None,
+            (inside * other).sum() if wanted[3] else None,
+            None,
+            inside.sum() - g.sum() if wanted[5] else None,
+        )
 
 
 class _Quantize(Function):
