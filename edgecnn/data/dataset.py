@@ -56,6 +56,9 @@ class Dataset:
     notes: tuple[str, ...] = ()
     unfit: bool = False
     skipped: list[str] = field(default_factory=list, compare=False)
+    _decoded: dict[Split, tuple[Pixels, npt.NDArray[np.int64] | None]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.source.entries)
@@ -147,6 +150,25 @@ class Dataset:
                 pixels, kept = [], []
         if not seen:
             raise InputError("not one image can be read", where=self.name, got=f"{len(chosen)} unreadable images")
+
+    def decoded(self, split: Split | Role = "all") -> tuple[Pixels, npt.NDArray[np.int64] | None]:
+        """All images of `split` before normalisation and their labels; kept in memory for the next who asks.
+
+        Shapes:
+            uint8 (N, height, width, channels) and int64 (N,), or None if there are no labels.
+
+        Raises:
+            InputError: as `batches`.
+        """
+        name = self.split_of(split) if split in ("calibration", "evaluation") else split
+        if name not in self._decoded:
+            parts = list(self.raw_batches(256, split=name))
+            labels = [labels for _, labels in parts if labels is not None]
+            self._decoded[name] = (
+                np.concatenate([pixels for pixels, _ in parts]),
+                np.concatenate(labels) if labels else None,
+            )
+        return self._decoded[name]
 
     def _unreadable(self, error: InputError, rest: Sequence[int]) -> None:
         """Notes the first image of `rest` as skipped, or says how many of the rest are unreadable too."""

@@ -3,7 +3,7 @@
 Source: Howard et al. 2017, "MobileNets", arXiv:1704.04861, Table 1.
 
 Table 1 prints stride 2 for the last depthwise convolution; its input is 7x7 already and the published 569 million
-multiply-adds need stride 1 there, as every implementation has it.
+multiply-adds need stride 1 there, as every implementation has it. The option `last_stride` has both.
 """
 
 from __future__ import annotations
@@ -133,10 +133,14 @@ def mobilenet_v1(
     ] = "relu",
     shallow: Annotated[bool, About("without the five blocks of 512 channels at 14x14 (the paper's Table 5)")] = False,
     full_convs: Annotated[bool, About("3x3 convolutions instead of separable ones (the paper's Table 4)")] = False,
+    last_stride: Annotated[
+        Literal[1, 2], About("of the last depthwise convolution; 2 is what the paper's Table 1 prints")
+    ] = 1,
 ) -> MobileNetV1:
     """Depthwise-separable convolutions in a plain stack."""
+    blocks = SHALLOW_BLOCKS if shallow else BLOCKS
     return MobileNetV1(
-        blocks=SHALLOW_BLOCKS if shallow else BLOCKS,
+        blocks=(*blocks[:-1], (blocks[-1][0], last_stride)),
         width=width,
         activation=ACTIVATIONS[activation],
         full_convs=full_convs,

@@ -249,11 +249,17 @@ def _dense(fold: _Fold, op: Op) -> View:
     weight = np.empty_like(fold.graph.const(op.inputs[1]))
     weight[:, list(view.channels)] = fold.graph.const(op.inputs[1])
     rows = list(range(len(weight)))
-    joined = any(user.kind == "concat" and user.attrs["axis"] == 1 for user in fold.graph.users[op.output])
-    if joined and fold.splits:
+    if fold.splits and _joined(fold.graph, op):
         rows = rows[::-1] if fold.descending else rows
         fold.descending = not fold.descending
     return fold.keep(op, view.source, View(op.output, tuple(rows)), *_rows(fold, op, weight, rows))
+
+
+def _joined(graph: Graph, op: Op) -> bool:
+    """Whether a concatenation reads what `op` makes, be it behind its batch norm and activation."""
+    while (user := graph.only_user(op.output)) is not None and user.kind in ("batch_norm", "clip"):
+        op = user
+    return any(user.kind == "concat" and user.attrs["axis"] == 1 for user in graph.users[op.output])
 
 
 def _depthwise(fold: _Fold, op: Op) -> View:
