@@ -160,7 +160,7 @@ class Dataset:
         Raises:
             InputError: as `batches`.
         """
-        name = self.split_of(split) if split in ("calibration", "evaluation") else split
+        name = self.split_of(split) if split == "calibration" or split == "evaluation" else split
         if name not in self._decoded:
             parts = list(self.raw_batches(256, split=name))
             labels = [labels for _, labels in parts if labels is not None]

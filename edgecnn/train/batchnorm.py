@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecnn.errors import InputError
 from edgecnn.ir.module import GraphModule
+from edgecnn.train.evaluate import device_of
 
 
 def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]) -> None:
@@ -35,7 +36,7 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
     momenta = [layer.momentum for layer in norms]
     graph_momenta = [part.momentum for part in graphs]
     before = [{name: kept.clone() for name, kept in layer.named_buffers()} for layer in norms]
-    count = 0
+    device, count = device_of(module), 0
     try:
         module.eval()
         for layer in norms:
@@ -49,7 +50,7 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Iterable[npt.NDArray[Any]]
                 count += 1
                 for graph in graphs:
                     graph.momentum = 1 / count  # the same average
-                module(torch.from_numpy(x))
+                module(torch.from_numpy(x).to(device))
     finally:
         for part, mode in training:
             part.training = mode

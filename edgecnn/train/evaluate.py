@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy.typing as npt
@@ -12,6 +13,11 @@ from torch import nn
 from edgecnn.data.accuracy import Accuracy, score
 from edgecnn.data.dataset import Dataset, Role
 from edgecnn.data.source import Split
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's weights are."""
+    return next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
 def evaluate(
@@ -29,9 +35,11 @@ def evaluate(
         InputError: the data have no labels, or an image cannot be read.
     """
 
+    device = device_of(module)
+
     def answers() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
         for x, y in dataset.batches(batch_size, split=split, limit=limit):
-            yield module(torch.from_numpy(x)).numpy(), y
+            yield module(torch.from_numpy(x).to(device)).float().cpu().numpy(), y
 
     mode = module.training
     module.eval()

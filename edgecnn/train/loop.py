@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgecnn.data.accuracy import Accuracy
 from edgecnn.data.dataset import Dataset
-from edgecnn.data.preprocessing import Pixels, normalize
-from edgecnn.errors import CheckFailed, InputError
-from edgecnn.nets.auxiliary import TrainingOutputs
-from edgecnn.train.augment import AUGMENTATIONS
 from edgecnn.train.batchnorm import recalibrate_batch_norm
+from edgecnn.train.device import Compute
 from edgecnn.train.evaluate import evaluate
+from edgecnn.train.regularize import check_sizes
 from edgecnn.train.settings import TrainSettings
+from edgecnn.train.trainer import EpochReport, OnStep, Progress, Trainer
 
-
-@dataclass(frozen=True)
-class EpochReport:
-    """How one epoch went.
-
-    Units: `loss` is the mean over the epoch's steps (nats); `train_top1` in percent, on the augmented images as the
-    net met them; `lr` the learning rate of the last step; `seconds` wall-clock time of the epoch.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    train_top1: float
-    lr: float
-    seconds: float
+__all__ = ["EpochReport", "OnStep", "Progress", "TrainResult", "train_net"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +30,6 @@ class TrainResult:
     seconds: float
 
 
-Progress = Callable[[EpochReport], None]
-
 _BATCH_NORM_IMAGES = 2048
 """Enough for a mean and a variance per channel; more would only take longer."""
 
@@ -58,10 +39,13 @@ def train_net(
     dataset: Dataset,
     *,
     settings: TrainSettings,
+    teacher: nn.Module | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    on_step: OnStep | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainResult:
-    """Trains `module` in place on the calibration split of `dataset` and leaves it in inference mode.
+    """Trains `module` in place on the calibration split of `dataset` and leaves it in inference mode, on the CPU.
 
     The evaluation split is looked at once, after the last step; nothing is chosen by it. Batch norm's statistics are
     measured afresh at the end. The order of the images, augmentation and dropout depend on `seed` alone; the initial
@@ -72,144 +56,39 @@ def train_net(
             `TrainingOutputs` if it has auxiliary classifiers, whose losses are added with their weight.
         dataset: labelled images; its training split is decoded once and held in memory as uint8.
         settings: the recipe's `[train]` table.
+        teacher: a net whose answers to the same images are learned too; it is left in inference mode.
         seed: see above.
         progress: called after each epoch.
+        on_step: called after each step.
+        checkpoint: a file from which an interrupted run goes on, to the very same weights; it is written every
+            `checkpoint_seconds`, and removed at the end. None: the run starts afresh and leaves no trace.
 
     Raises:
-        InputError: the data have no labels, no split to evaluate on, or too few images for one batch.
+        InputError: the data have no labels, no split to evaluate on, too few images for one batch, or other classes
+            than the net or the teacher; a checkpoint that is damaged.
+        UsageError: the checkpoint is of another recipe, or settings that do not fit the net or the processes.
         CheckFailed: the loss is no longer finite; epoch and step are named.
+        EnvironmentFailure: a GPU was asked for and there is none.
     """
     started = time.monotonic()
-    trainer = _Trainer(module, dataset, settings, seed)
-    history: list[EpochReport] = []
-    # Depthwise convolutions train about twice as fast on a CPU in this memory format; values are the same.
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # for dropout, which takes no generator
-        for epoch in range(settings.epochs):
-            history.append(trainer.epoch(epoch))
-            if progress is not None:
-                progress(history[-1])
-    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    clean = dataset.batches(256, split="calibration", limit=_BATCH_NORM_IMAGES)
-    recalibrate_batch_norm(module, (x for x, _ in clean))
-    module.eval()
-    return TrainResult(tuple(history), evaluate(module, dataset), time.monotonic() - started)
-
-
-class _Trainer:
-    """What one run of training holds: the images, the optimizer, and the random state of their order and changes."""
-
-    def __init__(self, module: nn.Module, dataset: Dataset, settings: TrainSettings, seed: int) -> None:
-        self.module, self.settings, self.preprocessing = module, settings, dataset.preprocessing
-        self.pixels_nhwc, self.labels = _training_images(dataset, settings)
-        self.schedule = _Schedule(settings, steps_per_epoch=len(self.labels) // settings.batch_size)
-        self.optimizer = _optimizer(module, settings)
-        self.loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-        self.augment = AUGMENTATIONS[settings.augment]
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def epoch(self, epoch: int) -> EpochReport:
-        """Every training image once, up to a last incomplete batch; `epoch` counts from 0."""
-        started = time.monotonic()
-        losses: list[float] = []
-        right = 0
-        for step, chosen in enumerate(_shuffled(len(self.labels), self.settings.batch_size, self.generator)):
-            lr = self.schedule.lr(epoch, step)
-            loss, hits = self._step(chosen, lr)
-            losses.append(_finite(loss, epoch, step, lr))
-            right += hits
-        return EpochReport(
-            epoch=epoch + 1,
-            epochs=self.settings.epochs,
-            loss=float(np.mean(losses)),
-            train_top1=100 * right / (len(losses) * self.settings.batch_size),
-            lr=lr,
-            seconds=time.monotonic() - started,
-        )
-
-    def _step(self, chosen: Tensor, lr: float) -> tuple[float, int]:
-        """The loss on the images `chosen`, before the weights move, and how many of them were right."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        x_nchw = torch.from_numpy(normalize(self.pixels_nhwc[chosen.numpy()], self.preprocessing))
-        x_nchw = self.augment(x_nchw, self.generator).contiguous(memory_format=torch.channels_last)
-        labels = self.labels[chosen]
-        outputs = TrainingOutputs.of(self.module(x_nchw))
-        loss = outputs.loss(self.loss, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
-        self.optimizer.step()
-        return loss.item(), int((outputs.logits.detach().argmax(1) == labels).sum())
-
-
-def _training_images(dataset: Dataset, settings: TrainSettings) -> tuple[Pixels, Tensor]:
-    """The training split as uint8 (N, height, width, channels), and its labels (N,)."""
-    train, test = dataset.split_of("calibration"), dataset.split_of("evaluation")
-    if dataset.classes is None:
-        raise InputError("training needs labels", where=dataset.name, do="use a folder with one subfolder per class")
-    if train == test:
-        raise InputError(
-            "the data have no images apart from those to train on",
-            where=dataset.name,
-            do="give folders `train` and `test`, or a profile of your own with `holdout`",
-        )
-    parts = list(dataset.raw_batches(256, split="calibration"))
-    pixels = np.concatenate([pixels for pixels, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts if labels is not None])
-    if len(labels) < settings.batch_size:
-        raise InputError(
-            f"{len(labels)} training images do not fill one batch",
-            where=dataset.name,
-            expected=f"at least batch_size = {settings.batch_size}",
-            do="lower batch_size, or give more images",
-        )
-    return pixels, torch.from_numpy(labels)
-
-
-def _optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    # Biases and batch norm are vectors; decaying them costs accuracy and regularises nothing.
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """A learning rate that rises linearly and falls along a cosine, step by step."""
-
-    settings: TrainSettings
-    steps_per_epoch: int
-
-    def lr(self, epoch: int, step: int) -> float:
-        done = epoch * self.steps_per_epoch + step + 1
-        total = self.settings.epochs * self.steps_per_epoch
-        warmup = min(self.settings.warmup_epochs * self.steps_per_epoch, total - 1)
-        if done <= warmup:
-            return self.settings.lr * done / warmup
-        return self.settings.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (total - warmup + 1)))
-
-
-def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of whole batches, in a new order at each call."""
-    order = torch.randperm(count, generator=generator)
-    for start in range(0, count - batch_size + 1, batch_size):
-        yield order[start : start + batch_size]
-
-
-def _finite(loss: float, epoch: int, step: int, lr: float) -> float:
-    if not math.isfinite(loss):
-        raise CheckFailed(
-            f"the loss is {loss}",
-            where=f"epoch {epoch + 1}, step {step + 1}",
-            got=f"learning rate {lr:.3g}",
-            do="lower lr, raise warmup_epochs, or check the data for damaged images",
-        )
-    return loss
+    compute = Compute.of(settings)
+    check_sizes(module, settings, dataset.preprocessing.input_shape)
+    nets = [module] if teacher is None else [module, teacher.eval()]
+    try:
+        for net in nets:
+            # Depthwise convolutions train about twice as fast on a CPU in this memory format; values are the same.
+            net.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.train()
+        trainer = Trainer(module, dataset, settings, compute=compute, teacher=teacher, seed=seed, checkpoint=checkpoint)
+        history = trainer.run(progress, on_step)
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        clean = dataset.batches(256, split="calibration", limit=_BATCH_NORM_IMAGES)
+        recalibrate_batch_norm(module, (x for x, _ in clean))
+        module.eval()
+        accuracy = evaluate(module, dataset)
+    finally:
+        for net in nets:
+            net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if checkpoint is not None and trainer.world.leads:
+        checkpoint.unlink(missing_ok=True)
+    return TrainResult(history, accuracy, time.monotonic() - started)
