@@ -1,0 +1,192 @@
+"""Groups: units whose channels are made by the same filters, and so are alike in everything but what they have learned.
+
+A group is what pruning decides about: how many of its units stay. Its layers lose equally many filters each, a multiple
+of them where a unit holds several filters of one layer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import gcd, lcm
+from typing import Any
+
+import numpy as np
+
+from edgecnn.errors import InputError, UsageError, nearest
+from edgecnn.ir.graph import Array, Graph, Op
+from edgecnn.ir.ops import attrs_of
+from edgecnn.passes.channel_shuffle import fold_channel_shuffle
+from edgecnn.prune.coupling import LOCKED, Coupling
+from edgecnn.prune.rules import couple
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that are made by the same layers.
+
+    Args:
+        name: that of its first layer.
+        units: their numbers, in the order of the first layer's filters.
+        layers: what makes them, in order, with how many filters each unit has there.
+        depthwise: which of the layers are depthwise: they follow, and lose no other layer's information.
+    """
+
+    name: str
+    units: Array
+    layers: Mapping[str, int]
+    depthwise: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def channels(self) -> int:
+        """Filters of its first layer that are the group's."""
+        return len(self.units) * next(iter(self.layers.values()))
+
+    @property
+    def members(self) -> int:
+        """How many layers lose filters that mix channels."""
+        return max(1, len(self.layers) - len(self.depthwise))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"name": self.name, "units": len(self.units), "channels": self.channels, "layers": dict(self.layers)}
+
+
+def unshuffled(graph: Graph) -> Graph:
+    """The graph with its channel shuffles folded into the weights around them, or as it is where one cannot be.
+
+    A shuffle between dense convolutions is a matter of naming; without it each channel can go alone. One beside a
+    grouped convolution stays, and couples channels.
+    """
+    folded, notes = fold_channel_shuffle(graph)
+    return graph if any(not note.did for note in notes) else folded
+
+
+def prunable(graph: Graph) -> tuple[Coupling, tuple[Group, ...]]:
+    """The form of a graph that is pruned, with its units and groups.
+
+    Raises:
+        InputError: there is nothing that could be removed.
+    """
+    coupling = couple(unshuffled(graph))
+    groups = groups_of(coupling)
+    if not groups:
+        reasons = "\n".join(dict.fromkeys(f"{lock.at}: {lock.why}" for lock in coupling.locks[:8]))
+        raise InputError("the net has nothing to prune", where=graph.name, got=reasons)
+    return coupling, groups
+
+
+def groups_of(coupling: Coupling) -> tuple[Group, ...]:
+    """The groups of more than one unit, in the order of their first layers."""
+    made: dict[int, dict[str, int]] = defaultdict(dict)
+    first: dict[int, int] = {}
+    depthwise = frozenset(op.output for op in coupling.producers() if _is_depthwise(coupling.graph, op))
+    for op in coupling.producers():
+        found, at, counts = np.unique(coupling.filters(op), return_index=True, return_counts=True)
+        for unit, row, count in zip(found.tolist(), at.tolist(), counts.tolist(), strict=True):
+            if unit != LOCKED:
+                made[unit][op.output] = count
+                first.setdefault(unit, row)
+    alike: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
+    for unit in sorted(made, key=lambda u: first[u]):
+        alike[tuple(made[unit].items())].append(unit)
+    order = {op.output: at for at, op in enumerate(coupling.graph.ops)}
+    groups = []
+    for layers, units in sorted(alike.items(), key=lambda item: [order[name] for name, _ in item[0]]):
+        names = dict(layers)
+        if len(units) > 1:
+            groups.append(Group(layers[0][0], np.array(units), names, depthwise & names.keys()))
+    return _named(groups)
+
+
+def _named(groups: list[Group]) -> tuple[Group, ...]:
+    """Groups that begin in the same layer (parts of it are coupled with others) are told apart by a number."""
+    seen: dict[str, int] = defaultdict(int)
+    named = []
+    for group in groups:
+        seen[group.name] += 1
+        number = seen[group.name]
+        name = group.name if number == 1 else f"{group.name}#{number}"
+        named.append(Group(name, group.units, group.layers, group.depthwise))
+    return tuple(named)
+
+
+def _is_depthwise(graph: Graph, op: Op) -> bool:
+    return op.kind == "conv" and attrs_of(op)["groups"] > 1 and graph.shape(op.inputs[1])[1] == 1
+
+
+def without(groups: Sequence[Group], coupling: Coupling, keep: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of which no layer's name or module matches one of the patterns `keep`.
+
+    Raises:
+        UsageError: a pattern matches no layer that could be pruned; the nearest names are offered.
+        InputError: nothing is left.
+    """
+    makers = coupling.graph.makers
+    names = {g.name: {n for layer in g.layers for n in (layer, makers[layer].source.module)} for g in groups}
+    everything = {n for found in names.values() for n in found if n}
+    for pattern in keep:
+        if not any(fnmatchcase(name, pattern) for name in everything):
+            close = nearest(pattern, everything)
+            raise UsageError(
+                f"`{pattern}` matches no layer that could be pruned",
+                where="--keep",
+                expected="a name or pattern such as " + (close[0] if close else sorted(everything)[0]),
+                do="see the names with --show-groups",
+            )
+    left = tuple(g for g in groups if not any(fnmatchcase(n, p) for n in names[g.name] for p in keep))
+    if not left:
+        raise InputError("nothing is left to prune", where="--keep", got=" ".join(keep))
+    return left
+
+
+def alive(coupling: Coupling, scores: Array) -> Array:
+    """Units that must stay lest some op loses its whole input: of each value that is read, the one of highest score.
+
+    Slices and concatenations may lose all of theirs. Shapes: bool (units,).
+    """
+    graph, needed = coupling.graph, np.zeros(coupling.units, bool)
+    for op in graph.ops:
+        if op.kind in ("slice", "concat"):
+            continue
+        for name in graph.activations(op):
+            labels = coupling.of(name)
+            if not (labels == LOCKED).any():
+                units = np.unique(labels)
+                needed[units[np.argmax(scores[units])]] = True
+    return needed
+
+
+def step_of(group: Group, tile: int, *, auto: bool) -> int:
+    """By how many units a group may shrink, so that the channels of its layers fill tiles.
+
+    Args:
+        group: the group.
+        tile: channels that a kernel computes together.
+        auto: whether the tile halves for a layer of less than two tiles, down to 4: else narrow nets are left alone.
+    """
+    step = 1
+    for each in group.layers.values():
+        own = tile
+        while auto and own > 4 and len(group) * each < 2 * own:
+            own //= 2
+        step = lcm(step, own // gcd(own, each))
+    return step
+
+
+def kept_counts(group: Group, step: int, minimum: int) -> list[int]:
+    """The numbers of units that may stay, from all of them down to the least."""
+    size = len(group)
+    least = max(1, min(minimum, size))
+    return [size, *(n for n in range((size - 1) // step * step, 0, -step) if n >= least)]
+
+
+def removed_units(kept: Mapping[str, int], order: Mapping[str, Array], groups: Iterable[Group]) -> Array:
+    """The units that go if each group keeps so many; `order` has each group's units, the least worthy first."""
+    found = [order[g.name][: len(g) - kept[g.name]] for g in groups]
+    return np.sort(np.concatenate(found)) if found else np.zeros(0, int)
