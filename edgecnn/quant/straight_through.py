@@ -139,7 +139,8 @@ class _Quantize(Function):
     @staticmethod
     def forward(ctx: Any, real: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None) -> Tensor:
         steps = real.double().div_(scale.double())
-        ctx.bounds = bounds
+        # What rounds to the last code is not outside: the largest weight stands there exactly, and has to learn.
+        ctx.bounds = bounds[0] - 0.5, bounds[1] + 0.5
         ctx.save_for_backward(steps.float(), scale)
         return steps.round_().clamp_(*bounds).float()
 
