@@ -8,14 +8,14 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from edgecnn.cli import bench, doctor, evaluate, export, lint, listing, predict, run, show
+from edgecnn.cli import bench, doctor, evaluate, export, lint, listing, predict, run, show, train, tune
 
-PAIRS_OPTION = "--net-option"
+PAIRS_OPTIONS = ("--net-option", "--set")
 PAIR = re.compile(r"[A-Za-z_]\w*=")
 
 
 def spread_pairs(args: list[str]) -> list[str]:
-    """`args` in which every key=value after a --net-option has that option of its own.
+    """`args` in which every key=value after a --net-option or --set has that option of its own.
 
     Example:
         >>> spread_pairs(["show", "resnet18", "--net-option", "conv=hetconv", "P=4"])
@@ -23,8 +23,8 @@ def spread_pairs(args: list[str]) -> list[str]:
     """
     spread: list[str] = []
     for arg in args:
-        after_a_pair = spread[-2:-1] == [PAIRS_OPTION] and PAIR.match(spread[-1])
-        spread += [PAIRS_OPTION, arg] if after_a_pair and PAIR.match(arg) else [arg]
+        after_a_pair = spread[-2:-1] and spread[-2] in PAIRS_OPTIONS and PAIR.match(spread[-1])
+        spread += [spread[-2], arg] if after_a_pair and PAIR.match(arg) else [arg]
     return spread
 
 
@@ -50,6 +50,8 @@ app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("run")(run.run)
 app.command("list")(listing.list_things)
 app.command("show")(show.show)

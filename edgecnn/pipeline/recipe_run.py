@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgecnn import parity, recipe
+from edgecnn import recipe
 from edgecnn.artifact import Artifact, atomic_write, sha256_of_file
 from edgecnn.bench.run import bench
 from edgecnn.data import Dataset, load_profile, profile_names, shipped
-from edgecnn.errors import CheckFailed, InputError
-from edgecnn.ir import bundle, reference
-from edgecnn.ir.from_torch import import_module
+from edgecnn.errors import InputError
 from edgecnn.nets import NETS, build_net
-from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.registry import NetEntry
 from edgecnn.pipeline.evaluate import evaluate
 from edgecnn.pipeline.export import ExportOptions, choose, export
-from edgecnn.pipeline.source import load_source, macs_total
+from edgecnn.pipeline.source import load_source
 from edgecnn.pipeline.stages import Stages
+from edgecnn.pipeline.train import RunOptions, train_to_bundle
 from edgecnn.pipeline.workfolder import WorkFolder, key_of
 from edgecnn.quant.estimate import ESTIMATORS
 from edgecnn.recipe import NetTable, Recipe
 from edgecnn.runtime.cpu import local_cpu
 from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.target import CPUS
-from edgecnn.train.loop import EpochReport, train_net
+from edgecnn.train.trainer import NO_SAY, EpochReport
 
 OnEpoch = Callable[[str, EpochReport], None]
 
@@ -160,7 +158,7 @@ class _Run:
             self.recipe.seed,
             self.recipe.data.model_dump(mode="json"),
             self.data.fingerprint("calibration"),
-            train.model_dump(mode="json"),
+            train.model_dump(mode="json", exclude=NO_SAY),
             table.model_dump(mode="json"),
             torch.__version__,
         )
@@ -179,43 +177,16 @@ class _Run:
     def _train_now(self, table: NetTable, label: str, entry: NetEntry, saved: Path) -> dict[str, Any]:
         options = {"num_classes": len(self.classes), **table.options}
         module = build_net(table.net, seed=self.recipe.seed, **options)
-        result = train_net(
+        found = train_to_bundle(
             module,
             self.data,
+            name=label,
             settings=self.recipe.train,
+            run=RunOptions(saved, on_epoch=partial(self.on_epoch, label) if self.on_epoch else None),
             seed=self.recipe.seed,
-            progress=partial(self.on_epoch, label) if self.on_epoch else None,
+            provenance={"net": entry.name, "recipe": self.recipe.name},
         )
-        drop_auxiliary(module)
-        graph = replace(import_module(module, self.recipe.data.input, name=label), name=label)
-        x = next(self.data.batches(16, split="evaluation"))[0]
-        with torch.inference_mode():
-            error = parity.relative_error(reference.run(graph, x)[0], module(torch.from_numpy(x)).numpy())
-        if error > parity.FLOAT_TOLERANCE:
-            raise CheckFailed(
-                "the graph is not equal to the trained net",
-                where=label,
-                expected=f"a relative error of at most {parity.FLOAT_TOLERANCE:.0e}",
-                got=f"{error:.2g}",
-            )
-        params = sum(p.numel() for p in module.parameters())
-        provenance = {
-            "net": entry.name,
-            "params": str(params),
-            "recipe": self.recipe.name,
-            "seed": str(self.recipe.seed),
-            "preprocessing": self.data.preprocessing.model_dump_json(),
-            "labels": "\n".join(self.classes),
-        }
-        bundle.save(graph, saved, provenance=provenance)
-        return {
-            "accuracy": {"top1": result.accuracy.top1, "top5": result.accuracy.top5, "n": result.accuracy.n},
-            "macs": macs_total(graph),
-            "params": params,
-            "torch_relative_error": error,
-            "seconds": round(result.seconds, 1),
-            "history": [vars(e) for e in result.history],
-        }
+        return found.to_json()
 
     def _artifact(self, trained: _Trained, target: str) -> dict[str, Any]:
         table = self.recipe.export

@@ -61,7 +61,8 @@ def train_net(
         progress: called after each epoch.
         on_step: called after each step.
         checkpoint: a file from which an interrupted run goes on, to the very same weights; it is written every
-            `checkpoint_seconds`, and removed at the end. None: the run starts afresh and leaves no trace.
+            `checkpoint_seconds` and at the end, and is the caller's to remove once the result is safe. None: the run
+            starts afresh and leaves no trace.
 
     Raises:
         InputError: the data have no labels, no split to evaluate on, too few images for one batch, or other classes
@@ -89,6 +90,4 @@ def train_net(
     finally:
         for net in nets:
             net.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    if checkpoint is not None and trainer.world.leads:
-        checkpoint.unlink(missing_ok=True)
     return TrainResult(history, accuracy, time.monotonic() - started)

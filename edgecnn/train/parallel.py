@@ -97,6 +97,11 @@ class World:
         dist.all_gather(parts, tensor.to(device))
         return [part.to(tensor.device) for part in parts]
 
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def share_weights(self, module: nn.Module) -> None:
         """Gives all processes the parameters and buffers of the first."""
         if self.size == 1:

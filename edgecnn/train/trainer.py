@@ -139,6 +139,8 @@ class Trainer:
                 self.place = _Place(epoch=self.place.epoch + 1)
                 if progress is not None:
                     progress(self.history[-1])
+            if self.checkpoint is not None and self._good():
+                self._save(self.checkpoint)
         self.drops.scale(1.0)
         if self.ema is not None:
             self.ema.apply()
@@ -241,9 +243,13 @@ class Trainer:
         due = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
         if self.world.size > 1:  # the clock of the first process decides for all
             due = bool(self.world.sum(due and self.world.leads, device=self.compute.device)[0])
-        if due and all(bool(torch.isfinite(p).all()) for p in self.parameters):
+        if due and self._good():
             self._save(self.checkpoint)
             self.saved_at = time.monotonic()
+
+    def _good(self) -> bool:
+        """Whether there is no NaN in the weights, which a finite loss before the step does not tell."""
+        return all(bool(torch.isfinite(p).all()) for p in self.parameters)
 
     def _save(self, path: Path) -> None:
         random = dict(enumerate(self.world.gather(torch.random.get_rng_state())))
@@ -300,6 +306,7 @@ class Trainer:
             "teacher": weights_hash(self.teacher) if self.teacher else None,
             "data": self.images.fingerprint(),
             "processes": self.world.size,
+            "threads": torch.get_num_threads() if self.compute.device.type == "cpu" else None,
             "torch": torch.__version__,
             "edgecnn": __version__,
         }
