@@ -14,7 +14,7 @@ Weights are coded per channel and biases on the grid of the sums, as the target 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from edgecnn.errors import InputError
 from edgecnn.ir import reference
-from edgecnn.ir.graph import Graph, Op, QParams
+from edgecnn.ir.graph import Graph, Op
 from edgecnn.ir.module import GraphModule
 from edgecnn.ir.ops import NO_CLIP, SAME_CODES, attrs_of
 from edgecnn.ir.quantized import counted_pixels
 from edgecnn.quant.finish import finished
-from edgecnn.quant.learned import Grid, LearnedQ, learned_group
+from edgecnn.quant.learned import Grid, LearnedQ, keep_in_bounds, learned_group
 from edgecnn.quant.straight_through import added, exactly, quantized, requantized, rounded
 from edgecnn.quant.ties import shared_groups
 
@@ -79,7 +79,7 @@ class FakeQuantModule(GraphModule):
                 where=graph.name,
                 do="run a target's passes, measure and assign first",
             )
-        self.learned = nn.ModuleDict()
+        self.learned: dict[str, LearnedQ] = {}
         self._learned_of: dict[str, str] = {}
         for group in shared_groups(graph):
             self._learn(group.values, learned_group(graph, group, zero_points=learn_zero_points))
@@ -92,12 +92,13 @@ class FakeQuantModule(GraphModule):
                 numbers = value.data.size // value.q.scale.size
                 self._learn((name,), LearnedQ(value.q, numbers=numbers, scales=trained))
         if not learn_scales:
-            for parameter in self.learned.parameters():
-                parameter.requires_grad_(False)
+            for learned in self.learned.values():
+                learned.requires_grad_(False)
 
     def _learn(self, names: tuple[str, ...], learned: LearnedQ) -> None:
         key = names[0].replace(".", "/")
         self.learned[key] = learned
+        self.add_module(f"learned/{key}", learned)
         self._learned_of.update(dict.fromkeys(names, key))
 
     @property
@@ -113,7 +114,8 @@ class FakeQuantModule(GraphModule):
 
     def _forward(self, *images: Tensor) -> Tensor | tuple[Tensor, ...]:
         graph = self.graph
-        grids = {key: learned.grid() for key, learned in self.learned.items() if isinstance(learned, LearnedQ)}
+        keep_in_bounds(self.learned.values())
+        grids = {key: learned.grid() for key, learned in self.learned.items()}
         grid_of = {name: grids[key] for name, key in self._learned_of.items()}
         live: dict[str, Tensor | Coded] = {}
         for name, image in zip(graph.inputs, images, strict=True):
@@ -139,8 +141,7 @@ class FakeQuantModule(GraphModule):
         x = live[op.inputs[0]]
         assert isinstance(x, Coded)
         scale = x.grid.scale * grid_of[op.inputs[1]].scale
-        grid = Grid(scale, None, replace(q, scale=_array(scale)))
-        return Coded(quantized(data, scale, (float(q.qmin), float(q.qmax))), grid)
+        return Coded(quantized(data, scale, (float(q.qmin), float(q.qmax))), Grid(scale, None, 0, q))
 
     def _run(self, op: Op, operands: list[Tensor | Coded], grid: Grid | None) -> Tensor | Coded:
         coded = [operand for operand in operands if isinstance(operand, Coded)]
@@ -152,12 +153,9 @@ class FakeQuantModule(GraphModule):
     def to_graph(self) -> Graph:
         """The graph with the weights and the parameters as they are now, within the limits of the runtimes' kernels."""
         graph = super().to_graph()
-        found: dict[str, QParams] = {}
-        for name, key in self._learned_of.items():
-            learned = self.learned[key]
-            assert isinstance(learned, LearnedQ)
-            found[name] = learned.grid().q
-        return finished(graph, found)
+        keep_in_bounds(self.learned.values())
+        q = {key: learned.grid().q for key, learned in self.learned.items()}
+        return finished(graph, {name: q[key] for name, key in self._learned_of.items()})
 
 
 def _coded(real: Tensor, grid: Grid) -> Coded:
@@ -172,10 +170,6 @@ def _real(operand: Tensor | Coded) -> Tensor:
 def _along(vector: Tensor, ndim: int) -> Tensor:
     """A vector over the first axis of an array of `ndim` dimensions."""
     return vector.reshape(-1, *(1,) * (ndim - 1))
-
-
-def _array(x: Tensor) -> Any:
-    return np.asarray(x.detach().cpu().numpy(), np.float32)
 
 
 # ---- the meaning of each kind, in the order of `ir.quantized` --------------------------------------------------------
@@ -256,19 +250,18 @@ def _window_counts(a: Attrs, size: tuple[int, ...]) -> Any:
     return np.rint(F.avg_pool2d(pixels, a["kernel"], a["stride"], divisor_override=1).numpy())
 
 
-def _table_of(kind: str, *, output_is_free: bool) -> Meaning:
+def _table_of(kind: str) -> Meaning:
     def table(a: Attrs, operands: list[Coded], y: Grid) -> Tensor:
         (x,) = operands
         real = reference.FLOAT[kind](a, x.real)
-        return requantized(real if output_is_free else real.clone(), 1 / y.scale, y.bounds, y.zero)
+        # The gradients of most kinds are computed from their outputs, which must not be overwritten then.
+        return requantized(real if kind == "hard_swish" else real.clone(), 1 / y.scale, y.bounds, y.zero)
 
     return table
 
 
-for _kind in ("clip", "leaky_relu", "hard_swish", "hard_sigmoid", "silu", "gelu"):
-    CODED[_kind] = _table_of(_kind, output_is_free=True)
-for _kind in ("sigmoid", "tanh", "softmax", "lrn"):  # their gradients are computed from their outputs
-    CODED[_kind] = _table_of(_kind, output_is_free=False)
+for _kind in ("clip", "leaky_relu", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "tanh", "gelu", "softmax", "lrn"):
+    CODED[_kind] = _table_of(_kind)
 
 
 def _move_of(kind: str) -> Meaning:

@@ -5,6 +5,7 @@ Source: Esser et al. 2020, Learned Step Size Quantization; Bhalgat et al. 2020, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod, sqrt
@@ -31,23 +32,27 @@ class Grid:
     Args:
         scale: float32, 0-d, or 1-d along the output channels of a weight.
         zero: the zero point as a tensor if it is learned, else None.
-        q: the same parameters as data.
+        zero_point: the zero point of an activation; 0 for a weight.
+        start: type and bounds of the codes; its scale and zero point are where learning began.
     """
 
     scale: Tensor
     zero: Tensor | None
-    q: QParams
+    zero_point: int
+    start: QParams
 
-    @property
-    def zero_point(self) -> int:
-        """The zero point of an activation."""
-        return int(self.q.zero_point)
+    @cached_property
+    def q(self) -> QParams:
+        """The parameters as data."""
+        scale = np.asarray(self.scale.detach().cpu().numpy(), np.float32)
+        if self.zero is None:
+            return replace(self.start, scale=scale)
+        return replace(self.start, scale=scale, zero_point=np.asarray(self.zero_point, np.int32))
 
     @cached_property
     def bounds(self) -> Bounds:
         """The least and largest code, less the zero point."""
-        zero = self.zero_point if self.q.axis is None else 0  # codes of weights are symmetric
-        return float(self.q.qmin - zero), float(self.q.qmax - zero)
+        return float(self.start.qmin - self.zero_point), float(self.start.qmax - self.zero_point)
 
     def within(self, clip: Clip) -> Bounds:
         """The bounds under a fused activation, less the zero point."""
@@ -82,6 +87,7 @@ class LearnedQ(nn.Module):
     ) -> None:
         super().__init__()
         self._q = q
+        self._zero_point = int(q.zero_point) if q.axis is None else 0
         start = torch.tensor(np.asarray(q.scale))
         self.most = FARTHEST if most is None else min(most / float(start), FARTHEST)
         self.register_buffer("start", start)
@@ -91,23 +97,32 @@ class LearnedQ(nn.Module):
         self.ratio = nn.Parameter(torch.ones_like(start)) if scales else None
         self.zero = nn.Parameter(torch.tensor(float(q.zero_point))) if zero_points else None
 
-    def grid(self) -> Grid:
-        """The parameters as they are now; what an optimiser moved out of bounds is moved back first."""
-        if self.ratio is None:
-            return Grid(self.start, None, self._q)
-        with torch.no_grad():
-            self.ratio.clamp_(1 / FARTHEST, self.most)
-            if self.zero is not None:
-                self.zero.clamp_(self._q.qmin, self._q.qmax)
-        scale = self.start * gradient_times(self.ratio, self.factor)
-        zero = None if self.zero is None else gradient_times(self.zero, self.factor)
-        return Grid(scale, zero, self._current(scale))
+    @property
+    def codes(self) -> tuple[int, int]:
+        """The smallest and largest code."""
+        return self._q.qmin, self._q.qmax
 
-    def _current(self, scale: Tensor) -> QParams:
-        now = np.asarray(scale.detach().cpu().numpy(), np.float32)
+    def grid(self) -> Grid:
+        """The parameters as they are now (see `keep_in_bounds`)."""
+        if self.ratio is None:
+            return Grid(self.start, None, self._zero_point, self._q)
+        scale = self.start * gradient_times(self.ratio, self.factor)
         if self.zero is None:
-            return replace(self._q, scale=now)
-        return replace(self._q, scale=now, zero_point=np.asarray(round(self.zero.item()), np.int32))
+            return Grid(scale, None, self._zero_point, self._q)
+        return Grid(scale, gradient_times(self.zero, self.factor), round(self.zero.item()), self._q)
+
+
+@torch.no_grad()
+def keep_in_bounds(learned: Iterable[LearnedQ]) -> None:
+    """Moves back what an optimiser moved out of bounds: projected gradient descent."""
+    trained = [(part, part.ratio) for part in learned if part.ratio is not None]
+    if trained:
+        ratios: list[Tensor] = [ratio for _, ratio in trained]
+        torch._foreach_clamp_min_(ratios, 1 / FARTHEST)
+        torch._foreach_clamp_max_(ratios, [part.most for part, _ in trained])
+    for part, _ in trained:
+        if part.zero is not None:
+            part.zero.clamp_(part.codes[0], part.codes[1])
 
 
 def is_rigid(graph: Graph, group: Group) -> bool:

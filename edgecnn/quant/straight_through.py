@@ -138,11 +138,17 @@ class _Add(Function):
 class _Quantize(Function):
     @staticmethod
     def forward(ctx: Any, real: Tensor, scale: Tensor, bounds: Bounds, zero: Tensor | None) -> Tensor:
-        steps = real.double().div_(scale.double())
+        steps = real / scale
         # What rounds to the last code is not outside: the largest weight stands there exactly, and has to learn.
         ctx.bounds = bounds[0] - 0.5, bounds[1] + 0.5
-        ctx.save_for_backward(steps.float(), scale)
-        return steps.round_().clamp_(*bounds).float()
+        ctx.save_for_backward(steps, scale)
+        codes = steps.round()
+        # A float32 quotient never crosses a half, but it may end on one; only there float64 has to say more.
+        halves = (steps - codes).abs_() == 0.5
+        if halves.any():
+            exact = real[halves].double() / scale.expand_as(real)[halves].double()
+            codes[halves] = exact.round_().float()
+        return codes.clamp_(*bounds)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -151,7 +157,7 @@ class _Quantize(Function):
         inside = _inside(g, steps, ctx.bounds)
         to_zero = inside.sum() - g.sum() if ctx.needs_input_grad[3] else None
         to_scale = -_sum_to(inside * steps, scale) / scale if ctx.needs_input_grad[1] else None
-        return inside.div_(scale), to_scale, None, to_zero
+        return inside.mul_(1 / scale) if ctx.needs_input_grad[0] else None, to_scale, None, to_zero
 
 
 class _GradientTimes(Function):
