@@ -1,4 +1,4 @@
-"""From a choice of channels to a graph: `apply` removes them, `mask` makes them count for nothing; with equal answers."""
+"""From a choice of channels to a graph: `apply` removes them, `mask` makes them count for nothing; equal answers."""
 
 from __future__ import annotations
 

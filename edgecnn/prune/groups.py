@@ -75,14 +75,14 @@ def prunable(graph: Graph) -> tuple[Coupling, tuple[Group, ...]]:
     """
     coupling = couple(unshuffled(graph))
     groups = groups_of(coupling)
-    if not groups:
+    if not any(len(group) > 1 for group in groups):
         reasons = "\n".join(dict.fromkeys(f"{lock.at}: {lock.why}" for lock in coupling.locks[:8]))
         raise InputError("the net has nothing to prune", where=graph.name, got=reasons)
     return coupling, groups
 
 
 def groups_of(coupling: Coupling) -> tuple[Group, ...]:
-    """The groups of more than one unit, in the order of their first layers."""
+    """The groups, in the order of their first layers; also those of a single unit, which stays."""
     made: dict[int, dict[str, int]] = defaultdict(dict)
     first: dict[int, int] = {}
     depthwise = frozenset(op.output for op in coupling.producers() if _is_depthwise(coupling.graph, op))
@@ -98,9 +98,7 @@ def groups_of(coupling: Coupling) -> tuple[Group, ...]:
     order = {op.output: at for at, op in enumerate(coupling.graph.ops)}
     groups = []
     for layers, units in sorted(alike.items(), key=lambda item: [order[name] for name, _ in item[0]]):
-        names = dict(layers)
-        if len(units) > 1:
-            groups.append(Group(layers[0][0], np.array(units), names, depthwise & names.keys()))
+        groups.append(Group(layers[0][0], np.array(units), dict(layers), depthwise & dict(layers).keys()))
     return _named(groups)
 
 
@@ -140,7 +138,7 @@ def without(groups: Sequence[Group], coupling: Coupling, keep: Sequence[str]) ->
                 do="see the names with --show-groups",
             )
     left = tuple(g for g in groups if not any(fnmatchcase(n, p) for n in names[g.name] for p in keep))
-    if not left:
+    if not any(len(g) > 1 for g in left):
         raise InputError("nothing is left to prune", where="--keep", got=" ".join(keep))
     return left
 

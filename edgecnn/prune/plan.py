@@ -1,0 +1,226 @@
+"""Which units go, so that a net costs so much of what it costs now and loses as little as possible.
+
+What is lost is measured over all layers: a layer that keeps the share s of its filters' scores has lost -log s, so that
+taking a layer's last filters is never cheap; with scores that can be compared across layers, what is lost is their sum.
+Globally, the next units to go are those of the group that loses least per cost saved; or every group keeps the same
+share. Counts stay full tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgecnn.errors import UsageError
+from edgecnn.ir.graph import Array
+from edgecnn.prune.cost import Ledger
+from edgecnn.prune.coupling import Coupling
+from edgecnn.prune.groups import Group, alive, removed_units
+
+Scope = Literal["global", "layer"]
+LOOKAHEAD = 4
+"""Counts beyond the next one that are weighed too: a single tile may save nothing where two do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What goes.
+
+    Args:
+        kept: the units that each group keeps.
+        removed: the units that go.
+        cost: of what is left, in the ledger's unit.
+        lost: the estimate of what is lost; without a unit.
+    """
+
+    kept: Mapping[str, int]
+    removed: Array
+    cost: float
+    lost: float
+
+
+@dataclass(eq=False)
+class _Loss:
+    """What a group loses by keeping its n best units."""
+
+    group: Group
+    scores: Array  # ascending
+    across: bool
+
+    def __post_init__(self) -> None:
+        self._below = np.concatenate([[0.0], np.cumsum(self.scores)])
+
+    def at(self, kept: int) -> float:
+        """The loss of keeping so many."""
+        gone = float(self._below[len(self.group) - kept])
+        if self.across:
+            return gone
+        whole = float(self._below[-1])
+        return -self.group.members * float(np.log(max(1 - gone / whole, 1e-12))) if whole > 0 else 0.0
+
+
+def plan(
+    coupling: Coupling,
+    groups: Sequence[Group],
+    scores: Array,
+    ledger: Ledger,
+    *,
+    goal: float,
+    counts: Mapping[str, Sequence[int]],
+    across: bool = False,
+    scope: Scope = "global",
+    what: str = "cost",
+    whole: float | None = None,
+) -> Plan:
+    """The plan that reaches `goal` with the least loss; the ledger is left as it ends.
+
+    Args:
+        coupling: whose units.
+        groups: those that may shrink.
+        scores: of `unit_scores`.
+        ledger: what counts; nothing removed yet.
+        goal: the most that the rest may cost, in the ledger's unit.
+        counts: for each group the numbers of units it may keep, falling, the first all of them.
+        across: whether scores can be compared across groups.
+        scope: over all groups, or each to the same share.
+        what: the cost's name, for messages.
+        whole: what the ratios in messages refer to; None: the ledger's total now.
+
+    Raises:
+        UsageError: the goal cannot be reached; the message has the reachable range.
+    """
+    protected = alive(coupling, scores)
+    order = {g.name: _least_first(g, scores, protected) for g in groups}
+    losses = {g.name: _Loss(g, scores[order[g.name]], across) for g in groups}
+    legal = {g.name: [n for n in counts[g.name] if n >= int(protected[g.units].sum())] or [len(g)] for g in groups}
+    _check_reachable(ledger, groups, order, legal, goal, what, ledger.total() if whole is None else whole)
+    search = _greedy if scope == "global" else _even
+    found = search(ledger, groups, order, losses, legal, goal)
+    kept = _give_back(ledger, groups, order, losses, legal, goal, found)
+    removed = removed_units(kept, order, groups)
+    return Plan(kept, removed, ledger.total(), sum(losses[g.name].at(kept[g.name]) for g in groups))
+
+
+def _least_first(group: Group, scores: Array, protected: Array) -> Array:
+    """The group's units by score, those that must stay last."""
+    return group.units[np.lexsort((scores[group.units], protected[group.units]))]
+
+
+def _check_reachable(
+    ledger: Ledger,
+    groups: Sequence[Group],
+    order: Mapping[str, Array],
+    legal: Mapping[str, Sequence[int]],
+    goal: float,
+    what: str,
+    whole: float,
+) -> None:
+    reads, makes = ledger.reads.copy(), ledger.makes.copy()
+    ledger.remove(removed_units({g.name: legal[g.name][-1] for g in groups}, order, groups))
+    least = ledger.total()
+    ledger.reads, ledger.makes = reads, makes
+    if goal < least:
+        raise UsageError(
+            f"the net cannot be pruned to {goal / whole:.3f} of its {what}",
+            expected=f"a ratio from {np.ceil(1000 * least / whole) / 1000:.3f} to 1",
+            got=f"{goal / whole:.3f}",
+            do="allow smaller counts (--round-to, --min-channels), or fewer layers in --keep",
+        )
+
+
+def _greedy(
+    ledger: Ledger,
+    groups: Sequence[Group],
+    order: Mapping[str, Array],
+    losses: Mapping[str, _Loss],
+    legal: Mapping[str, Sequence[int]],
+    goal: float,
+) -> dict[str, int]:
+    kept = {g.name: len(g) for g in groups}
+    touched = {g.name: ledger.touched(g.units) for g in groups}
+    best: dict[str, tuple[float, int]] = {}
+    stale = set(kept)
+    cost = ledger.total()
+
+    while cost > goal:
+        for name in stale:
+            best[name] = _best_step(ledger, losses[name], legal[name], kept[name], order[name])
+        name = min(best, key=lambda g: best[g][0])
+        then = best[name][1]
+        size = len(order[name])
+        changed = ledger.remove(order[name][size - kept[name] : size - then])
+        kept[name] = then
+        cost = ledger.total()
+        stale = {g for g, places in touched.items() if places & changed}
+    return kept
+
+
+def _give_back(
+    ledger: Ledger,
+    groups: Sequence[Group],
+    order: Mapping[str, Array],
+    losses: Mapping[str, _Loss],
+    legal: Mapping[str, Sequence[int]],
+    goal: float,
+    kept: dict[str, int],
+) -> dict[str, int]:
+    """`kept` with what may come back within the goal, the dearest loss first: the last steps may have gone too far."""
+    kept, open_ = dict(kept), {g.name for g in groups if kept[g.name] < len(g)}
+    while open_:
+        back = {name: min(n for n in legal[name] if n > kept[name]) for name in open_}
+        name = max(open_, key=lambda g: (losses[g].at(kept[g]) - losses[g].at(back[g]), g))
+        size = len(order[name])
+        units = order[name][size - back[name] : size - kept[name]]
+        ledger.restore(units)
+        if ledger.total() > goal:
+            ledger.remove(units)
+            open_.discard(name)
+            continue
+        kept[name] = back[name]
+        if kept[name] == size:
+            open_.discard(name)
+    return kept
+
+
+def _best_step(ledger: Ledger, loss: _Loss, legal: Sequence[int], now: int, order: Array) -> tuple[float, int]:
+    """The loss per cost saved of the group's best next count, and that count."""
+    size = len(order)
+    further = [n for n in legal if n < now][: 1 + LOOKAHEAD]
+    best = (float("inf"), now)
+    for then in further:
+        saved = ledger.saving(order[size - now : size - then])
+        if saved > 0:
+            best = min(best, ((loss.at(then) - loss.at(now)) / saved, then))
+    if best[1] == now and further:
+        best = (1e300, further[0])  # nothing is saved yet; it may be behind the next counts, so this one comes last
+    return best
+
+
+def _even(
+    ledger: Ledger,
+    groups: Sequence[Group],
+    order: Mapping[str, Array],
+    losses: Mapping[str, _Loss],
+    legal: Mapping[str, Sequence[int]],
+    goal: float,
+) -> dict[str, int]:
+    """The largest common share: each group keeps the least legal count that is not below it."""
+
+    def at(share: float) -> dict[str, int]:
+        return {g.name: min(n for n in legal[g.name] if n >= share * len(g) or n == legal[g.name][0]) for g in groups}
+
+    reads, makes = ledger.reads.copy(), ledger.makes.copy()
+    shares = sorted({n / len(g) for g in groups for n in legal[g.name]}, reverse=True)
+    low, high = 0, len(shares) - 1  # the last one is within the goal, as was checked
+    while low < high:
+        middle = (low + high) // 2
+        ledger.reads, ledger.makes = reads.copy(), makes.copy()
+        ledger.remove(removed_units(at(shares[middle]), order, groups))
+        low, high = (low, middle) if ledger.total() <= goal else (middle + 1, high)
+    kept = at(shares[low])
+    ledger.reads, ledger.makes = reads.copy(), makes.copy()
+    ledger.remove(removed_units(kept, order, groups))
+    return kept
