@@ -28,7 +28,7 @@ from edgecnn.train.log import TrainingLog
 from edgecnn.train.loop import TrainResult, train_net
 from edgecnn.train.parallel import World, processes
 from edgecnn.train.settings import TrainSettings
-from edgecnn.train.trainer import EpochReport, OnStep, Progress, StepReport
+from edgecnn.train.trainer import NO_SAY, EpochReport, OnStep, Progress, StepReport
 from edgecnn.train.tune import TuneResult
 
 
@@ -143,7 +143,7 @@ def train(
             given = {"num_classes": len(classes), **given}
         module = load_user_net(spec, given, seed=seed) if own else build_net(spec, seed=seed, **given)
         name = spec.rsplit(":", 1)[-1] if own else NETS[spec].name
-        provenance = {"net": name, "train": settings.model_dump_json()}
+        provenance = {"net": name, "train": settings.model_dump_json(exclude=NO_SAY)}
         if given:
             provenance["options"] = json.dumps({key: str(value) for key, value in given.items()})
         return train_to_bundle(

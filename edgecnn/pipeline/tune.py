@@ -17,7 +17,7 @@ from edgecnn.pipeline.source import load_source
 from edgecnn.pipeline.train import RunOptions, Trained, classes_of, data_provenance, dataset_of, finish, logged, running
 from edgecnn.train.evaluate import evaluate
 from edgecnn.train.settings import TrainSettings
-from edgecnn.train.trainer import other_classes
+from edgecnn.train.trainer import NO_SAY, other_classes
 from edgecnn.train.tune import tune_graph
 
 
@@ -52,7 +52,7 @@ def tune(
         dataset = dataset_of(data, source.input_shape, source.preprocessing, seed=seed, skip_unreadable=skip_unreadable)
         classes = classes_of(dataset)
         graph = source.to_graph()
-        _check_net(graph, source.labels, classes)
+        check_net(graph, source.labels, classes)
         teaching = None if teacher is None else load_teacher(teacher, dataset, classes)
         before = evaluate(GraphModule(graph), dataset)
         with logged(run, leads=world.leads) as (log, on_epoch, on_step):
@@ -72,7 +72,7 @@ def tune(
         provenance = {
             **earlier,
             "params": str(source.params),
-            "tune": settings.model_dump_json(),
+            "tune": settings.model_dump_json(exclude=NO_SAY),
             "tune.seed": str(seed),
             **({"tune.teacher": Path(teacher).name} if teacher else {}),
             **data_provenance(dataset),
@@ -80,7 +80,7 @@ def tune(
         return finish(result.graph, result, before, source.params, provenance, run, dataset, world)
 
 
-def _check_net(graph: Graph, labels: tuple[str, ...] | None, classes: tuple[str, ...]) -> None:
+def check_net(graph: Graph, labels: tuple[str, ...] | None, classes: tuple[str, ...]) -> None:
     """Refuses a net that was trained for other classes, or for the same in another order."""
     logits = graph.shape(graph.outputs[0])
     if len(graph.outputs) != 1 or logits[1:] != (len(classes),):
