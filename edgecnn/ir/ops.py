@@ -59,8 +59,19 @@ def _windows(x: Shape, channels: int, kernel: Shape, a: Attrs) -> Shape:
     )
 
 
-# conv: x NCHW, w OIHW, optional b O. pad is (top, bottom, left, right). clip is the fused activation.
-@_kind("conv", (2, 3), "2-D convolution", stride=(1, 1), pad=(0, 0, 0, 0), dilation=(1, 1), groups=1, clip=NO_CLIP)
+# conv: x NCHW, w OIHW, optional b O. pad is (top, bottom, left, right). clip is the fused activation. dynamic: the
+# input is coded in 8 bits as the layer runs (only with a coded weight; see `quant.weights_only`).
+@_kind(
+    "conv",
+    (2, 3),
+    "2-D convolution",
+    stride=(1, 1),
+    pad=(0, 0, 0, 0),
+    dilation=(1, 1),
+    groups=1,
+    clip=NO_CLIP,
+    dynamic=False,
+)
 def _conv(a: Attrs, s: list[Shape]) -> Shape:
     x, w = s[0], s[1]
     if x[1] != w[1] * a["groups"] or w[0] % a["groups"]:
@@ -91,7 +102,7 @@ def _deform_conv(a: Attrs, s: list[Shape]) -> Shape:
     return y
 
 
-@_kind("linear", (2, 3), "x @ w.T + b over the last axis", clip=NO_CLIP)
+@_kind("linear", (2, 3), "x @ w.T + b over the last axis", clip=NO_CLIP, dynamic=False)
 def _linear(a: Attrs, s: list[Shape]) -> Shape:
     if s[0][-1] != s[1][1]:
         raise ValueError(f"linear of {s[0][-1]} features with a weight of shape {s[1]}")

@@ -121,10 +121,34 @@ def apply_codes(graph: Graph, op: Op, inputs: Sequence[Array]) -> Array:
 
 def _float_island(op: Op, operands: list[Coded | Array], y_q: QParams | None) -> Array:
     reals = [o.q.dequantize(o.codes) if isinstance(o, Coded) else o for o in operands]
+    if op.attrs.get("dynamic"):
+        reals[0] = coded_as_it_runs(op, reals[0], reals[1])
     with torch.inference_mode():
         y = reference.apply(op, [torch.from_numpy(np.ascontiguousarray(r, F32)) for r in reals])
     real: Array = y.numpy()
     return real if y_q is None else y_q.quantize(real)
+
+
+def coded_as_it_runs(op: Op, x: Array, weight: Array) -> Array:
+    """The input `x` (float32) of a `dynamic` layer, in 255 steps from its least to its largest number, zero among them.
+
+    XNNPACK codes image by image; a dense 1x1 convolution with stride 1 and a linear layer, which are products of
+    matrices, pixel by pixel.
+
+    Source: XNNPACK, `xnn_f32_qd8_asymmetric_quantization_params`.
+    """
+    a = attrs_of(op)
+    product = op.kind == "linear" or (weight.shape[2:], a["stride"], a["groups"]) == ((1, 1), (1, 1), 1)
+    axes: tuple[int, ...] = (1, 2, 3)
+    if product:
+        axes = (x.ndim - 1,) if op.kind == "linear" else (1,)
+    low = np.minimum(x.min(axes, keepdims=True), 0)
+    high = np.maximum(x.max(axes, keepdims=True), 0)
+    scale = np.where(high > low, (high - low) / F32(255), F32(1)).astype(F32)
+    zero = np.clip(np.rint(-128 - low / scale), -128, 127)
+    codes = np.clip(np.rint(x / scale) + zero, -128, 127)
+    coded: Array = ((codes - zero) * scale).astype(F32)
+    return coded
 
 
 # ---- products: exact sums, then one rounding -------------------------------------------------------------------------

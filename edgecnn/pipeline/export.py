@@ -29,6 +29,7 @@ from edgecnn.quant.measure import measure
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.ranges import load as load_ranges
 from edgecnn.quant.ranges import save as save_ranges
+from edgecnn.quant.weights_only import code_weights
 from edgecnn.runtime.cpu import local_cpu
 from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.target import Cpu, EmitOptions, IoType, Target, core_named
@@ -315,6 +316,12 @@ class _Line:
             return None
 
     def _assign(self, graph: Graph, ranges: Ranges | None, notes: list[Note]) -> Graph | None:
+        if self.target.weights != "float":
+            with self.stages.stage("assign") as stage:
+                coded_weights, said = code_weights(graph, dynamic=self.target.weights == "dynamic")
+                notes.extend(said)
+                stage.outcome = f"the weights of {len(said)} layers in 8 bits"
+            return coded_weights
         if self.target.scheme is None or ranges is None:
             return None
         with self.stages.stage("assign") as stage:

@@ -127,7 +127,7 @@ def build_manifest(
         },
         "preprocessing": {**data.preprocessing.model_dump(mode="json"), "embedded": embedded},
         "labels": list(options.labels or source.labels or ()) or _known_labels(source),
-        "quantization": {"scheme": scheme.name, "estimator": options.estimator} if scheme else None,
+        "quantization": _quantization(target, scheme, options),
         "calibration": {
             "data": data.name,
             "images": calibration_images,
@@ -143,6 +143,12 @@ def build_manifest(
         "versions": {"python": platform.python_version(), **_versions()},
     }
     return Draft(content, graph, input_type)
+
+
+def _quantization(target: Target, scheme: Scheme | None, options: ExportOptions) -> dict[str, str] | None:
+    if target.weights != "float":
+        return {"scheme": "weights" if target.weights == "int8" else "weights, inputs as they run"}
+    return {"scheme": scheme.name, "estimator": options.estimator} if scheme else None
 
 
 def _known_labels(source: NetSource) -> str | None:

@@ -70,6 +70,8 @@ class Target:
         suffix: of the file, with the dot.
         input_types: the input types it can take; the first is the default.
         scheme: the quantisation scheme for a core; None for a float target.
+        weights: how a target without a scheme stores weights: `float`, `int8`, or `dynamic`: int8, and the inputs of
+            layers coded as they run (`quant.weights_only`).
         passes: the rewrites for a core, in order; run before measuring. Given the settings of `--set`.
         emit: graph (quantised if there is a scheme) to bytes. Raises UnsupportedOp.
         settings: the names that `--set` takes, each with its meaning and default.
@@ -83,6 +85,7 @@ class Target:
     passes: Callable[[Cpu, Mapping[str, str]], tuple[Pass, ...]]
     emit: Callable[[Graph, EmitOptions], Emitted]
     settings: Mapping[str, str] = field(default_factory=dict)
+    weights: Literal["float", "int8", "dynamic"] = "float"
 
     @property
     def nhwc(self) -> bool:

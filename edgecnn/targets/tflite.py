@@ -1,4 +1,4 @@
-"""The TFLite targets: int8, float, and float that runs in half precision where the core has it.
+"""The TFLite targets: int8, int8 weights under float activations, float, and float in half precision where there is.
 
 A net becomes one file that XNNPACK takes as one partition: `tflite_ops` says how each op is lowered, `tflite_lower`
 holds the file under construction, `tflite_file` writes it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -235,7 +236,13 @@ TARGETS.add(
         settings=CHOICES.described(INT8_SETTINGS),
     ),
 )
-for _name, _metadata in {"tflite-fp32": {}, "tflite-fp16": HALF_PRECISION}.items():
+FORMS_OF_WEIGHTS: dict[str, tuple[Literal["float", "int8", "dynamic"], Mapping[str, bytes]]] = {
+    "tflite-fp32": ("float", {}),
+    "tflite-fp16": ("float", HALF_PRECISION),
+    "tflite-w8": ("int8", {}),
+    "tflite-dynamic": ("dynamic", {}),
+}
+for _name, (_weights, _metadata) in FORMS_OF_WEIGHTS.items():
     TARGETS.add(
         _name,
         Target(
@@ -247,5 +254,6 @@ for _name, _metadata in {"tflite-fp32": {}, "tflite-fp16": HALF_PRECISION}.items
             passes=float_passes,
             emit=partial(emit, target=_name, metadata=_metadata),
             settings=CHOICES.described(FLOAT_SETTINGS),
+            weights=_weights,
         ),
     )

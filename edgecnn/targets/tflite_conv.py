@@ -19,6 +19,8 @@ Pair = tuple[int, int]
 
 GROUPED_CONV_VERSION = 6
 """The version of CONV_2D from which on a weight with fewer input channels than the input means groups."""
+DYNAMIC_CONV_VERSION = 5
+"""The version of CONV_2D from which on a float input may meet int8 weights with a scale per channel."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def conv(low: Lowering, op: Op) -> Tensor:
     """CONV_2D or DEPTHWISE_CONV_2D; pads what SAME and VALID cannot say, which XNNPACK fuses for nothing."""
     a = attrs_of(op)
     source, pad, fill = _source(low, op)
-    x, weight = low.read(source), low.constant(op.inputs[1])
+    x, weight = low.read(source), low.weight(op.inputs[1])
     window = Window(weight.data.shape[2:], a["stride"], pad, a["dilation"])
     if (columns := columns_together(low, op, x, weight, window)) > 1:
         return _columns_as_channels(low, op, x, weight, window, fill, columns)
@@ -81,7 +83,7 @@ def conv(low: Lowering, op: Op) -> Tensor:
 
 def linear(low: Lowering, op: Op) -> Tensor:
     """A 1x1 CONV_2D: per-channel int8 FULLY_CONNECTED is version 12, which older runtimes do not know."""
-    x, weight = low.read(op.inputs[0]), low.constant(op.inputs[1])
+    x, weight = low.read(op.inputs[0]), low.weight(op.inputs[1])
     batch, *middle, features = x.shape
     image = low.reshape(x, (batch, int(np.prod(middle)), 1, features))
     point = Window((1, 1), (1, 1), (0, 0, 0, 0))
@@ -105,7 +107,14 @@ def _convolve(
 ) -> Tensor:
     """The operator `code` on a padded input and a laid-out weight, with the op's bias and activation."""
     bias = bias or _bias(low, op, x, weight)
-    inputs = [x, low.store(weight, "weight"), low.store(bias, "bias")]
+    kernel = low.store(weight, "weight")
+    if x.q is None and kernel.q is not None:
+        # XNNPACK decodes constants when it loads the file; a layer with coded weights codes its input as it runs.
+        if op.attrs.get("dynamic"):
+            version = version or DYNAMIC_CONV_VERSION
+        else:
+            kernel = low.dequantize(kernel)
+    inputs = [x, kernel, low.store(bias, "bias")]
     return low.clipped(low.emit(code, inputs, low.output(shape), version=version, **options, **low.fused()))
 
 

@@ -109,6 +109,11 @@ class Lowering:
             return Constant(value.codes, value.q)
         return Constant(self.graph.const(name), None)
 
+    def weight(self, name: str) -> Constant:
+        """The weight of a layer: codes if it has parameters, also under an activation that is float."""
+        value = self.graph.value(name)
+        return self.constant(name) if value.q is None else Constant(value.codes, value.q)
+
     # ------------------------------------------------------------------ tensors
 
     def output(self, shape: Shape | None = None) -> Tensor:
