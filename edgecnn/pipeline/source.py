@@ -22,6 +22,7 @@ from edgecnn.nets.auxiliary import drop_auxiliary
 from edgecnn.nets.download import Progress
 from edgecnn.nets.registry import Pretrained
 from edgecnn.nets.user_net import is_user_net
+from edgecnn.pipeline.coded import Coding
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Shape = tuple[int, int, int]
@@ -58,6 +59,7 @@ class NetSource:
         labels: class names known from a bundle's provenance.
         params: trainable parameters, without those of auxiliary classifiers, which are not deployed.
         entry: of the zoo, if it is one of its nets.
+        coding: what a bundle's graph was quantised for; None: it is in float.
     """
 
     name: str
@@ -71,6 +73,7 @@ class NetSource:
     labels: tuple[str, ...] | None = None
     params: int = 0
     entry: NetEntry | None = None
+    coding: Coding | None = None
 
     def to_graph(self) -> Graph:
         """The graph: the bundle's, or imported from the module now."""
@@ -145,6 +148,7 @@ def _bundle(spec: str, *, weights: str | None, options: dict[str, object], input
         preprocessing=Preprocessing.model_validate_json(recorded) if recorded else None,
         labels=tuple(labels.split("\n")) if labels else None,
         params=int(provenance.get("params", sum(v.data.size for v in graph.values.values() if v.data is not None))),
+        coding=Coding.of(provenance),
     )
 
 

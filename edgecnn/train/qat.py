@@ -11,7 +11,7 @@ from edgecnn.data.dataset import Dataset
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.module import GraphModule
 from edgecnn.quant.fake import FakeQuantModule
-from edgecnn.train.loop import Progress
+from edgecnn.train.loop import OnStep, Progress
 from edgecnn.train.settings import TrainSettings
 from edgecnn.train.tune import TuneResult, tune_graph
 
@@ -32,6 +32,7 @@ def quantization_aware(
     learn_zero_points: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    on_step: OnStep | None = None,
     checkpoint: Path | None = None,
 ) -> TuneResult:
     """The graph with weights, biases and scales that were trained to be right in integers.
@@ -47,6 +48,7 @@ def quantization_aware(
         learn_zero_points: train zero points (LSQ+).
         seed: of the order of the images and their augmentation.
         progress: called after each epoch.
+        on_step: called after each step.
         checkpoint: see `tune_graph`.
 
     Raises:
@@ -60,6 +62,7 @@ def quantization_aware(
         teacher=teacher or GraphModule(graph).eval(),
         seed=seed,
         progress=progress,
+        on_step=on_step,
         make_module=partial(FakeQuantModule, learn_scales=learn_scales, learn_zero_points=learn_zero_points),
         checkpoint=checkpoint,
     )
