@@ -70,6 +70,7 @@ def training_progress() -> Iterator[tuple[Callable[[EpochReport], None], Callabl
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # a log file gets the lines alone
     )
     with bar:
         task = bar.add_task("steps", total=None, start=False, visible=False, epoch="1", loss=float("nan"))
