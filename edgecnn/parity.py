@@ -97,9 +97,9 @@ class Parity:
             if error is not None and not error <= bound:
                 found.append(f"{label}: relative error {error:.2g}, at most {bound:.1g} is float noise")
         if self.sqnr_db is not None and self.artifact_sqnr_db is not None:
-            lost = self.sqnr_db - self.artifact_sqnr_db
-            # Equal numbers are infinitely good, and the difference of two infinities is no number.
-            if self.artifact_sqnr_db != self.sqnr_db and lost > WHOLE_NET_DB:
+            # What computes in float cannot be nearer to the float graph than float noise is, though nothing be coded.
+            lost = min(self.sqnr_db, -20 * float(np.log10(noise))) - self.artifact_sqnr_db
+            if lost > WHOLE_NET_DB:
                 found.append(
                     f"whole artifact against the float graph: {self.artifact_sqnr_db:.1f} dB, its integer reference "
                     f"has {self.sqnr_db:.1f} dB; at most {WHOLE_NET_DB:.0f} dB may be lost to rounding"

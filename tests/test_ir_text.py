@@ -120,7 +120,7 @@ softmax, sub, tanh, transpose, upsample
   do       did you mean `conv` or `concat`?""",
     "y = conv(x, w[4,3,3,3]) strid=(2,2)": """InputError: `conv` has no attribute `strid`
   at       line 2 of the graph: y = conv(x, w[4,3,3,3]) strid=(2,2)
-  expected one of stride, pad, dilation, groups, clip
+  expected one of stride, pad, dilation, groups, clip, dynamic
   do       did you mean `stride`?""",
     "y = clip(X) lo=0.0 hi=None": """InputError: `X` is not defined above this line
   at       line 2 of the graph: y = clip(X) lo=0.0 hi=None
