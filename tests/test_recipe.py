@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgecnn import recipe
 from edgecnn.data import shipped
 from edgecnn.errors import InputError, UsageError
-from edgecnn.pipeline.recipe_run import find_recipe, load_recipe
+from edgecnn.pipeline.recipe_run import find_recipe, load_recipe, run_recipe
 
 RECIPES = sorted(shipped("recipes").glob("*.toml"))
 
@@ -19,7 +19,16 @@ RECIPES = sorted(shipped("recipes").glob("*.toml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_every_shipped_recipe_loads_and_names_its_command(path):
     assert load_recipe(path).title
-    assert path.read_text().splitlines()[0] == f"# edgecnn run recipes/{path.name}"
+    assert path.read_text().splitlines()[0].split(" --data ")[0] == f"# edgecnn run recipes/{path.name}"
+
+
+def test_a_recipe_whose_images_lie_elsewhere_takes_them_from_an_option(tmp_path):
+    with pytest.raises(UsageError, match="needs your images"):
+        run_recipe("cifar10", work=tmp_path / "work")
+    with pytest.raises(InputError, match="no such") as caught:
+        run_recipe("cifar10", work=tmp_path / "work", data=f"cifar10:{tmp_path / 'nowhere'}")
+    assert "nowhere" in str(caught.value)
+    assert recipe.load(tmp_path / "work" / "recipe.toml").data.profile == f"cifar10:{tmp_path / 'nowhere'}"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)

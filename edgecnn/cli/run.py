@@ -13,6 +13,9 @@ def run(
     work: Annotated[
         Path | None, typer.Option(help="Where results go. Default: work/<recipe>. What is up to date there is kept.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="A profile or path of images in place of the recipe's own.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train, export, check, evaluate, bench and compare the nets of a recipe."""
@@ -27,6 +30,7 @@ def run(
         found = run_recipe(
             recipe,
             work=work,
+            data=data,
             stages=stages,
             on_epoch=lambda label, e: status.update(
                 f"train {label}: epoch {e.epoch}/{e.epochs}, loss {e.loss:.3f}, {e.seconds:.1f} s per epoch"

@@ -89,13 +89,19 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def run_recipe(
-    spec: str | Path, *, work: Path | None = None, stages: Stages | None = None, on_epoch: OnEpoch | None = None
+    spec: str | Path,
+    *,
+    work: Path | None = None,
+    data: str | None = None,
+    stages: Stages | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Outcome:
     """Runs the recipe and leaves nets, artifacts, tables and the resolved recipe in the work folder.
 
     Args:
         spec: a recipe's file or shipped name.
         work: the folder; None: `work/<name of the recipe>`.
+        data: a profile or path in place of the recipe's own, for images that lie elsewhere on each machine.
         stages: told about each stage.
         on_epoch: called with the net's label after each epoch of training.
 
@@ -106,6 +112,8 @@ def run_recipe(
     """
     path = find_recipe(str(spec))
     resolved = load_recipe(path)
+    if data is not None:
+        resolved = resolved.model_copy(update={"data": resolved.data.model_copy(update={"profile": data})})
     folder = WorkFolder(work or Path("work") / resolved.name)
     atomic_write(folder.path / "recipe.toml", resolved.to_toml())
     return _Run(resolved, folder, stages or Stages(), on_epoch).run()
