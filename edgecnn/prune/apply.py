@@ -10,7 +10,7 @@ import numpy as np
 from edgecnn.ir.graph import Array, Graph, Op, Value
 from edgecnn.ir.ops import attrs_of
 from edgecnn.ir.verify import verify
-from edgecnn.prune.coupling import PRODUCERS, Coupling
+from edgecnn.prune.coupling import LOCKED, PRODUCERS, Coupling
 
 Units = Iterable[int] | Array
 
@@ -31,6 +31,15 @@ def apply(coupling: Coupling, removed: Units) -> Graph:
     pruned = Graph.build(graph.name, ops, values.values(), graph.inputs, graph.outputs)
     verify(pruned)
     return pruned
+
+
+def restricted(coupling: Coupling, removed: Units, pruned: Graph) -> Coupling:
+    """The coupling of `apply(coupling, removed)`, with units numbered anew: what is coupled stays as it was decided."""
+    gone = _gone(coupling, removed)
+    number = np.cumsum(~gone) - 1
+    number[-1] = LOCKED
+    labels = {key: number[found[~gone[found]]] for key, found in coupling.labels.items()}
+    return replace(coupling, graph=pruned, units=int((~gone[:-1]).sum()), labels=labels)
 
 
 def mask(coupling: Coupling, removed: Units) -> Graph:

@@ -30,14 +30,13 @@ class Group:
     Args:
         name: that of its first layer.
         units: their numbers, in the order of the first layer's filters.
-        layers: what makes them, in order, with how many filters each unit has there.
-        depthwise: which of the layers are depthwise: they follow, and lose no other layer's information.
+        layers: what makes them, in order, with how many filters each unit has there. Depthwise convolutions are not
+            among them: they follow their input, channel by channel.
     """
 
     name: str
     units: Array
     layers: Mapping[str, int]
-    depthwise: frozenset[str]
 
     def __len__(self) -> int:
         return len(self.units)
@@ -46,11 +45,6 @@ class Group:
     def channels(self) -> int:
         """Filters of its first layer that are the group's."""
         return len(self.units) * next(iter(self.layers.values()))
-
-    @property
-    def members(self) -> int:
-        """How many layers lose filters that mix channels."""
-        return max(1, len(self.layers) - len(self.depthwise))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -85,8 +79,9 @@ def groups_of(coupling: Coupling) -> tuple[Group, ...]:
     """The groups, in the order of their first layers; also those of a single unit, which stays."""
     made: dict[int, dict[str, int]] = defaultdict(dict)
     first: dict[int, int] = {}
-    depthwise = frozenset(op.output for op in coupling.producers() if _is_depthwise(coupling.graph, op))
     for op in coupling.producers():
+        if _is_depthwise(coupling.graph, op):
+            continue
         found, at, counts = np.unique(coupling.filters(op), return_index=True, return_counts=True)
         for unit, row, count in zip(found.tolist(), at.tolist(), counts.tolist(), strict=True):
             if unit != LOCKED:
@@ -98,7 +93,7 @@ def groups_of(coupling: Coupling) -> tuple[Group, ...]:
     order = {op.output: at for at, op in enumerate(coupling.graph.ops)}
     groups = []
     for layers, units in sorted(alike.items(), key=lambda item: [order[name] for name, _ in item[0]]):
-        groups.append(Group(layers[0][0], np.array(units), dict(layers), depthwise & dict(layers).keys()))
+        groups.append(Group(layers[0][0], np.array(units), dict(layers)))
     return _named(groups)
 
 
@@ -110,7 +105,7 @@ def _named(groups: list[Group]) -> tuple[Group, ...]:
         seen[group.name] += 1
         number = seen[group.name]
         name = group.name if number == 1 else f"{group.name}#{number}"
-        named.append(Group(name, group.units, group.layers, group.depthwise))
+        named.append(Group(name, group.units, group.layers))
     return tuple(named)
 
 

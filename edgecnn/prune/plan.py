@@ -59,7 +59,7 @@ class _Loss:
         if self.across:
             return gone
         whole = float(self._below[-1])
-        return -self.group.members * float(np.log(max(1 - gone / whole, 1e-12))) if whole > 0 else 0.0
+        return -len(self.group.layers) * float(np.log(max(1 - gone / whole, 1e-12))) if whole > 0 else 0.0
 
 
 def plan(

@@ -1,0 +1,183 @@
+"""`edgecnn prune`: a smaller net of the same form, by multiply-adds, parameters or measured latency."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecnn.cli.training import SET_HELP, bundle_path
+
+if TYPE_CHECKING:
+    from edgecnn.pipeline.pruned import Pruned
+
+
+class Scope(str, Enum):
+    """Where the least worthy channels are looked for."""
+
+    all = "global"
+    layer = "layer"
+
+
+def prune(
+    net: Annotated[str, typer.Argument(help="A bundle, or a net with weights.")],
+    macs: Annotated[float | None, typer.Option(help="Share of the multiply-adds that is left, such as 0.5.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the parameters that is left.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Share of the latency on --target that is left.")] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="What the net is for: tile and timing.")
+    ] = "tflite-int8",
+    cpu: Annotated[str | None, typer.Option(help="The core. Default: this machine's.")] = None,
+    score: Annotated[str, typer.Option(help="What a filter is worth: l1, l2, bn_scale, taylor, fpgm, random.")] = "l1",
+    scope: Annotated[Scope, typer.Option(help="Over all layers, or the same share of each.")] = Scope.all,
+    round_to: Annotated[
+        str, typer.Option(help="Channel counts become multiples of: auto (the target's tile) or N.")
+    ] = ("auto"),
+    min_channels: Annotated[int, typer.Option(min=1, help="What each layer keeps at least.")] = 8,
+    keep: Annotated[list[str] | None, typer.Option(help="Layers left alone, such as 'layer4.*'. Repeatable.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Rounds of pruning and fine-tuning.")] = 1,
+    epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning after each round. 0: none.")] = 0,
+    lr: Annotated[float | None, typer.Option(help="Its highest learning rate. Default: 0.01.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, digits or cifar. Default: none.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
+    distill: Annotated[bool, typer.Option(help="Learn the unpruned net's answers too.")] = True,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="A profile, or a folder or archive of images.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The bundle to write (.safetensors).")] = None,
+    groups: Annotated[bool, typer.Option("--show-groups", help="Print what falls together, and stop.")] = False,
+    timed: Annotated[bool, typer.Option("--bench/--no-bench", help="Time the result against the unpruned net.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Of one inference, where time is measured.")] = 1,
+    weights: Annotated[str | None, typer.Option(help="For a net: imagenet, random, or a file.")] = None,
+    input_shape: Annotated[str | None, typer.Option("--input", help="For a net: CxHxW.")] = None,
+    net_option: Annotated[list[str] | None, typer.Option(help="For a net: key=value. Repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Of chance, draws and fine-tuning.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Remove the channels that are worth least until a share of the cost is left, and write the net as a bundle."""
+    from edgecnn.cli.console import pairs, print_json, reporting_stages, shape
+    from edgecnn.cli.training import train_settings, training_progress
+    from edgecnn.errors import UsageError
+    from edgecnn.pipeline.prune import prune as run_prune
+    from edgecnn.pipeline.prune import show_groups
+    from edgecnn.pipeline.pruned import PruneOptions
+    from edgecnn.train.settings import FINE_TUNING
+
+    options = pairs(net_option or [], option="--net-option")
+    source: dict[str, Any] = {"weights": weights, "input_shape": shape(input_shape), "options": options}
+    multiple = _multiple(round_to)
+    if groups:
+        if weights is None and not net.endswith(".safetensors"):
+            source["weights"] = "random"  # what falls together does not depend on them
+        rows = show_groups(net, target=target, cpu=cpu, round_to=multiple, min_channels=min_channels, **source)
+        print_json({"groups": rows}) if as_json else _print_groups(rows)
+        return
+    goals = {
+        what: ratio for what, ratio in (("macs", macs), ("params", params), ("latency", latency)) if ratio is not None
+    }
+    if len(goals) != 1:
+        raise UsageError(
+            "one goal is needed", expected="one of --macs, --params, --latency", got=", ".join(goals) or "none"
+        )
+    if output is None:
+        raise UsageError("where the bundle goes is not said", do="give -o NAME.safetensors")
+    (what, ratio), *_ = goals.items()
+    given = {"epochs": epochs, "lr": lr, "augment": augment}
+    with training_progress() as (on_epoch, on_step):
+        found = run_prune(
+            net,
+            how=PruneOptions(
+                what=what,  # type: ignore[arg-type]  # one of the three above
+                ratio=ratio,
+                score=score,
+                scope=scope.value,
+                round_to=multiple,
+                min_channels=min_channels,
+                keep=tuple(keep or ()),
+                steps=steps,
+                settings=train_settings(FINE_TUNING, given, setting or []) if epochs else None,
+                distill=distill,
+                target=target,
+                cpu=cpu,
+                threads=threads,
+                time_it=timed,
+                seed=seed,
+            ),
+            data=data,
+            output=bundle_path(output),
+            overwrite=overwrite,
+            stages=reporting_stages(),
+            on_epoch=on_epoch,
+            on_step=on_step,
+            **source,
+        )
+    print_json(found.to_json()) if as_json else print_pruned(found)
+
+
+def _multiple(text: str) -> int | None:
+    from edgecnn.errors import UsageError
+
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"`{text}` is no multiple", where="--round-to", expected="auto, or a number from 1")
+    return int(text)
+
+
+def _print_groups(rows: list[dict[str, Any]]) -> None:
+    from edgecnn.cli.console import grid, print_table
+
+    table = grid("group", "layers>", "channels>", "minimum>", "step>", "made by")
+    for row in rows:
+        names = list(row["layers"])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        table.add_row(
+            row["name"],
+            str(len(names)),
+            str(row["channels"]),
+            str(row["minimum"]),
+            str(row["step"]),
+            ", ".join(names[:3]) + more,
+        )
+    print_table(table)
+
+
+def print_pruned(found: Pruned) -> None:
+    """What became of each group, and what the whole costs and can."""
+    from edgecnn.cli.console import grid, output, print_table, progress
+
+    for note in (*found.notes, *found.doubts):
+        progress().print(f"  note       {note}", markup=False)
+    table = grid("group", "layers>", "before>", "after>", "left>")
+    for row in found.groups:
+        if row.before > 1:
+            table.add_row(
+                row.name, str(len(row.layers)), str(row.before), str(row.after), f"{row.after / row.before:.0%}"
+            )
+    print_table(table)
+    whole = grid("", "before>", "after>", "left>")
+    for name, (before, after) in (("multiply-adds", found.macs), ("parameters", found.params)):
+        whole.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
+    times = (
+        ("predicted (us)", found.predicted_us),
+        ("median (us)", found.measured_us),
+        ("fastest (us)", found.fastest_us),
+    )
+    for name, pair in times:
+        if pair is not None:
+            whole.add_row(name, f"{pair[0]:.0f}", f"{pair[1]:.0f}", f"{pair[1] / pair[0]:.3f}")
+    accuracy = found.accuracy
+    if "before" in accuracy:
+        last = accuracy.get("after", accuracy["pruned"])
+        whole.add_row("top-1 (%)", f"{accuracy['before'].top1:.2f}", f"{last.top1:.2f}", "")
+        if "after" in accuracy:
+            whole.add_row("  before tuning", "", f"{accuracy['pruned'].top1:.2f}", "")
+    print_table(whole)
+    mark = "  (UNTRAINED weights)" if found.untrained else ""
+    if found.measured_ratio_ci95:
+        low, high = found.measured_ratio_ci95
+        output().print(f"latency    as {found.options.target}: 95 % interval of the ratio {low:.3f} - {high:.3f}")
+    output().print(f"bundle     {found.path}{mark}", markup=False)

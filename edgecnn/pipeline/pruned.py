@@ -1,0 +1,118 @@
+"""What pruning is asked for and what it comes to: options and result, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgecnn.data import Accuracy
+from edgecnn.errors import UsageError
+from edgecnn.ir.graph import Graph
+from edgecnn.prune.plan import Scope
+from edgecnn.prune.score import SCORES
+from edgecnn.train.settings import TrainSettings
+
+What = Literal["macs", "params", "latency"]
+NAMES: Mapping[What, str] = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What the caller decides; the defaults are the command line's.
+
+    Args:
+        what: what shall shrink.
+        ratio: to which share of what it is.
+        score: a name in `prune.score.SCORES`.
+        scope: over all groups by what they lose per cost saved, or each to the same share.
+        round_to: channel counts become multiples of it; None: of the target's tile.
+        min_channels: what each layer keeps at least.
+        keep: patterns of layers that stay as they are.
+        steps: in how many steps, each followed by fine-tuning.
+        settings: of the fine-tuning after each step; None: none, only batch norm's statistics are measured again.
+        distill: whether the unpruned net teaches.
+        target: what the net is for: it gives the tile, and what is timed.
+        cpu: the core; None: this machine's.
+        threads: of one inference, where time is measured.
+        time_it: whether the result is timed against the unpruned net; always for a goal of latency.
+        seed: of scores by chance, draws and fine-tuning.
+    """
+
+    what: What = "macs"
+    ratio: float = 0.5
+    score: str = "l1"
+    scope: Scope = "global"
+    round_to: int | None = None
+    min_channels: int = 8
+    keep: Sequence[str] = ()
+    steps: int = 1
+    settings: TrainSettings | None = None
+    distill: bool = True
+    target: str = "tflite-int8"
+    cpu: str | None = None
+    threads: int = 1
+    time_it: bool = True
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises a UsageError for what cannot be meant."""
+        if not 0 < self.ratio < 1:
+            raise UsageError(
+                f"a ratio of {self.ratio:g}", where=f"--{self.what}", expected="more than 0 and less than 1"
+            )
+        if self.steps < 1 or self.min_channels < 1 or (self.round_to is not None and self.round_to < 1):
+            raise UsageError("steps, counts of channels and multiples begin at 1")
+        SCORES[self.score]
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group before and after: channels of its first layer."""
+
+    name: str
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning came to; accuracies are None without labelled images, times where nothing was timed.
+
+    Units: `predicted_us`, `measured_us` (medians) and `fastest_us` (minima, which other programs disturb least) in
+    microseconds, each (unpruned, pruned).
+    """
+
+    graph: Graph
+    groups: tuple[GroupRow, ...]
+    macs: tuple[int, int]
+    params: tuple[int, int]
+    accuracy: Mapping[str, Accuracy]
+    predicted_us: tuple[float, float] | None
+    measured_us: tuple[float, float] | None
+    fastest_us: tuple[float, float] | None
+    measured_ratio_ci95: tuple[float, float] | None
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
+    options: PruneOptions
+    path: Path | None = None
+    untrained: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {
+            "bundle": None if self.path is None else str(self.path),
+            "groups": [{**vars(row), "layers": list(row.layers)} for row in self.groups],
+            "macs": list(self.macs),
+            "params": list(self.params),
+            "accuracy": {when: {"top1": a.top1, "top5": a.top5, "n": a.n} for when, a in self.accuracy.items()},
+            "predicted_us": self.predicted_us and list(self.predicted_us),
+            "measured_us": self.measured_us and list(self.measured_us),
+            "fastest_us": self.fastest_us and list(self.fastest_us),
+            "measured_ratio_ci95": self.measured_ratio_ci95 and list(self.measured_ratio_ci95),
+            "doubts": list(self.doubts),
+            "notes": list(self.notes),
+            "untrained": self.untrained,
+        }
