@@ -75,6 +75,7 @@ class Parity:
     images: int
     torch_error: float | None = None
     passes_error: float | None = None
+    codes: str = "int8"
     sqnr_db: float | None = None
     worst_values: tuple[tuple[str, float], ...] = ()
     artifact_error: float | None = None
@@ -121,7 +122,7 @@ class Parity:
         if self.artifact_error is not None:
             parts.append(f"artifact = graph to {self.artifact_error:.1e}")
         if self.sqnr_db is not None:
-            parts.append(f"int8 {self.sqnr_db:.1f} dB")
+            parts.append(f"{self.codes} {self.sqnr_db:.1f} dB")
         if self.ops:
             exact = sum(d.share_exact == 1.0 for d in self.ops)
             off = len(self.ops) - exact
@@ -315,6 +316,7 @@ def _against_integers(
     same = found.reshape(len(images), -1).argmax(1) == expected.reshape(len(images), -1).argmax(1)
     return replace(
         parity,
+        codes="int16" if any(v.q is not None and v.q.dtype == "int16" for v in quantized.values.values()) else "int8",
         sqnr_db=sqnr_db(expected, float_out),
         artifact_sqnr_db=sqnr_db(found, float_out),
         artifact_error=relative_error(found, expected) if in_float else None,

@@ -24,7 +24,7 @@ import numpy.typing as npt
 BATCH = -1
 """The symbolic leading dimension of every activation."""
 
-IntType = Literal["int8", "uint8", "int16", "int32"]
+IntType = Literal["int8", "uint8", "int16", "int32", "int64"]
 Attr = Any  # int, float, bool, str, None, or nested tuples of them: whatever the text form can write.
 Array = npt.NDArray[Any]
 

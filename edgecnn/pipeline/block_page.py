@@ -238,7 +238,7 @@ def judge(target: str, coverage: Mapping[str, Any]) -> Place:
     if coverage["precision"] == "int8" and missed and not fast:
         where = "float"
     else:
-        where = coverage["precision"] + (" in part" if missed else "")
+        where = coverage["precision"] + (" in part" if missed and fast else ", slow" if missed else "")
     kinds_by_reason: dict[str, dict[str, None]] = {}
     for op in missed:
         kinds_by_reason.setdefault(op["reason"], {})[op["kind"]] = None

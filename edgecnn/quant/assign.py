@@ -19,7 +19,7 @@ from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import Scheme
 from edgecnn.quant.spans import Span, constant_q, fixed_q, gate_grid_q, span_q
 from edgecnn.quant.ties import Group, coded_groups, stays_float, tying
-from edgecnn.quant.weights import bias_q, own_constants, weight_q
+from edgecnn.quant.weights import bias_q, own_constants, sums_type, weight_q
 
 RULE = "assign"
 
@@ -220,9 +220,9 @@ def _assign_constants(graph: Graph, op: Op, edit: Editor, scheme: Scheme) -> Non
         assert y.q is not None
         scale_x = np.float32(x.q.scale)
         constants = graph.const(weight.name), graph.const(bias.name)
-        q = weight_q(*constants, float(scale_x), float(y.q.scale), scheme.weight_max)
+        q = weight_q(*constants, float(scale_x), float(y.q.scale), scheme.weight_max, sums=sums_type(x.q))
         edit.set_q(weight.name, q)
-        edit.set_q(bias.name, None if scheme.float_bias else bias_q(scale_x, q))
+        edit.set_q(bias.name, None if scheme.float_bias else bias_q(scale_x, q, sums=sums_type(x.q)))
     elif op.kind in ("add", "sub", "mul"):
         y_q = edit.values[op.output].q
         other_q = next((edit.values[n].q for n in graph.activations(op)), None)

@@ -11,7 +11,7 @@ from edgecnn.ir.graph import Graph, QParams
 from edgecnn.quant.learned import is_rigid
 from edgecnn.quant.limits import widened
 from edgecnn.quant.ties import shared_groups
-from edgecnn.quant.weights import bias_q, least_weight_scale
+from edgecnn.quant.weights import bias_q, least_weight_scale, sums_type
 
 _ROUNDS = 8
 """A widened value can push the next op over its limit; each round settles at least one op of such a chain."""
@@ -55,9 +55,9 @@ def _with_constants(graph: Graph, q: Mapping[str, QParams]) -> Graph:
         assert y_q is not None
         bias = graph.value(op.inputs[2]) if len(op.inputs) > 2 else None
         data = None if bias is None else bias.data
-        least = least_weight_scale(data, float(x_q.scale), float(y_q.scale))
+        least = least_weight_scale(data, float(x_q.scale), float(y_q.scale), sums=sums_type(x_q))
         w_q = replace(w_q, scale=np.maximum(w_q.scale, least).astype(np.float32))
         edit.set_q(op.inputs[1], w_q)
         if bias is not None and bias.q is not None:
-            edit.set_q(bias.name, bias_q(np.float32(x_q.scale), w_q))
+            edit.set_q(bias.name, bias_q(np.float32(x_q.scale), w_q, sums=sums_type(x_q)))
     return edit.finish()

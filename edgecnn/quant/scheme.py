@@ -70,5 +70,6 @@ class Scheme:
 
 
 LITERT = Scheme("litert-s8", xnnpack_limits=True)
+LITERT_S16 = Scheme("litert-s16", "int16", symmetric=True, act_bits=16)
 ORT_U8 = Scheme("ort-u8s8", "uint8", hard_swish="clip_mul", clip_codes=True)
 ORT_S8 = Scheme("ort-s8s8", "int8", hard_swish="clip_mul", clip_codes=True)

@@ -7,42 +7,57 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecnn.ir.graph import Array, Graph, Op, QParams
+from edgecnn.ir.graph import Array, Graph, IntType, Op, QParams
 
 WEIGHT_MAX = 127
 
-# A bias code stays below 2**30, so that adding the products cannot overflow int32.
-_BIAS_LIMIT = 2.0**30
+# A bias code stays below 2**30, so that adding the products cannot overflow int32. Products of 16-bit codes are summed in
+# int64, and a bias below 2**47 leaves as much room there.
+_BIAS_LIMIT = {"int32": 2.0**30, "int64": 2.0**47}
 
 # A channel whose whole output is below 2**-24 of a code needs no finer weights, and its scale stays a normal float32.
 _LEAST_RATIO = 2.0**-24
 
 
-def weight_q(w: Array, bias: Array | None, s_x: float, s_y: float, largest_code: int = WEIGHT_MAX) -> QParams:
+def weight_q(
+    w: Array,
+    bias: Array | None,
+    s_x: float,
+    s_y: float,
+    largest_code: int = WEIGHT_MAX,
+    *,
+    sums: IntType = "int32",
+) -> QParams:
     """Symmetric int8 parameters of `w` along axis 0.
 
-    The scale of a channel is its largest magnitude / `largest_code`, enlarged where its bias would not fit into int32
-    (|b| <= 2**30 * s_x * s_w), and never so small that it means nothing in the output's scale. A channel of zeros
+    The scale of a channel is its largest magnitude / `largest_code`, enlarged where its bias would not fit into the
+    type of the sums (int32: |b| <= 2**30 * s_x * s_w), and never so small that it means nothing in the output's scale. A channel of zeros
     takes a scale at which its bias is exact to 1/256 of an output code.
     """
     largest = np.abs(w.reshape(len(w), -1)).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest / largest_code, s_y / s_x / 256)
-    scale = np.maximum(scale, least_weight_scale(bias, s_x, s_y))
+    scale = np.maximum(scale, least_weight_scale(bias, s_x, s_y, sums=sums))
     zero = np.zeros(len(w), np.int32)
     return QParams(scale.astype(np.float32), zero, "int8", 0, -largest_code, largest_code)
 
 
-def least_weight_scale(bias: Array | None, s_x: float, s_y: float) -> Array:
-    """The smallest scale of each channel's weights: its bias fits into int32, and it means something in the output."""
+def least_weight_scale(bias: Array | None, s_x: float, s_y: float, *, sums: IntType = "int32") -> Array:
+    """The smallest scale of each channel's weights: its bias fits into its type, and it means something in the output."""
     least = np.asarray(s_y / s_x * _LEAST_RATIO)
-    return least if bias is None else np.maximum(least, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT * s_x))
+    return least if bias is None else np.maximum(least, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT[sums] * s_x))
 
 
-def bias_q(s_x: np.float32, weights: QParams) -> QParams:
-    """The int32 parameters of a bias: the scale of the products, rounded to float32 as the runtimes do."""
+def sums_type(x: QParams) -> IntType:
+    """The type of the sums of products of codes like `x` with weights, which is that of the bias."""
+    return "int64" if x.dtype == "int16" else "int32"
+
+
+def bias_q(s_x: np.float32, weights: QParams, *, sums: IntType = "int32") -> QParams:
+    """The parameters of a bias: the scale of the products, rounded to float32 as the runtimes do."""
     scale = (np.float32(s_x) * weights.scale).astype(np.float32)
-    info = np.iinfo(np.int32)
-    return QParams(scale, np.zeros(len(scale), np.int32), "int32", 0, int(info.min), int(info.max))
+    # Whatever `least_weight_scale` lets through is far inside.
+    most = 2**31 - 1 if sums == "int32" else 2**48
+    return QParams(scale, np.zeros(len(scale), np.int32), sums, 0, -most, most)
 
 
 def own_constants(graph: Graph, integer: Collection[str]) -> Graph:

@@ -9,7 +9,7 @@ Place = Literal["fast", "border", "outside"]
 """`fast`: in the runtime's fast path. `border`: conversion or layout at an input or output of the artifact, or done
 once when loading; no miss. `outside`: anything else."""
 
-Precision = Literal["int8", "float"]
+Precision = Literal["int8", "int16", "float"]
 
 
 @dataclass(frozen=True)

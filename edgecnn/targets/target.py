@@ -30,7 +30,7 @@ def core_named(name: str | None) -> Cpu:
     raise unknown("cpu", wanted, CPUS)
 
 
-IoType = Literal["int8", "uint8", "float32"]
+IoType = Literal["int8", "uint8", "int16", "float32"]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from edgecnn.passes.hetconv import FORMS, hetconv
 from edgecnn.passes.linear_to_conv import linear_to_conv
 from edgecnn.passes.merge_branches import merge_branches
 from edgecnn.passes.standard import STANDARD
-from edgecnn.quant.scheme import LITERT, Scheme
+from edgecnn.quant.scheme import LITERT, LITERT_S16, Scheme
 from edgecnn.targets.settings import Settings
 from edgecnn.targets.target import TARGETS, Cpu, EmitOptions, Emitted, Target
 from edgecnn.targets.tflite_conv import absorbed_pads
@@ -234,6 +234,19 @@ TARGETS.add(
         passes=int8_passes,
         emit=partial(emit, target="tflite-int8"),
         settings=CHOICES.described(INT8_SETTINGS),
+    ),
+)
+TARGETS.add(
+    "tflite-int16x8",
+    Target(
+        name="tflite-int16x8",
+        runtime="litert",
+        suffix=".tflite",
+        input_types=("float32",),
+        scheme=lambda cpu: LITERT_S16,
+        passes=float_passes,
+        emit=partial(emit, target="tflite-int16x8"),
+        settings=CHOICES.described(FLOAT_SETTINGS),
     ),
 )
 FORMS_OF_WEIGHTS: dict[str, tuple[Literal["float", "int8", "dynamic"], Mapping[str, bytes]]] = {

@@ -94,7 +94,7 @@ def columns_together(low: Lowering, op: Op, x: Tensor, weight: Constant, window:
     gains (2 to 9 %) outweighs what A53 loses, so it is paired too. In float pairs only lose.
     """
     a = attrs_of(op)
-    if not low.integer or a["groups"] > 1 or window.dilation != (1, 1):
+    if x.dtype != "int8" or a["groups"] > 1 or window.dilation != (1, 1):
         return 1
     stem = low.settings.get("stem", "auto") if x.shape[3] == 3 and window.stride == (2, 2) else None
     if stem == "plain":

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecnn.ir.graph import Array, Graph, Op, QParams
 from edgecnn.ir.ops import attrs_of
+from edgecnn.quant.weights import sums_type
 from edgecnn.targets.tflite_columns import Grouping, columns_together, repeated
 from edgecnn.targets.tflite_file import Tensor
 from edgecnn.targets.tflite_lower import Constant, Lowering, Pad
@@ -129,10 +130,12 @@ def _bias(low: Lowering, op: Op, x: Tensor, weight: Constant) -> Constant:
 
 
 def zero_bias(q: QParams, weight_scale: Array, channels: int) -> Constant:
-    """An int32 bias of zeros, coded as the accumulator of inputs coded by `q` and weights of `weight_scale`."""
-    zeros = np.zeros(channels, np.int32)
+    """A bias of zeros, coded as the accumulator of inputs coded by `q` and weights of `weight_scale`."""
+    sums = sums_type(q)
     scale = np.broadcast_to(q.scale * weight_scale, channels)
-    return Constant(zeros, QParams(scale, zeros, "int32", 0, -(2**31), 2**31 - 1))
+    return Constant(
+        np.zeros(channels, sums), QParams(scale, np.zeros(channels, np.int32), sums, 0, -(2**31), 2**31 - 1)
+    )
 
 
 def _columns_as_channels(

@@ -10,7 +10,7 @@ from edgecnn.runtime.litert import LitertSession, TfliteOp, TfliteTensor
 from edgecnn.targets.engine import explained
 from edgecnn.targets.executed import ExecutedOp, Execution, Place, Precision
 
-CODE_TYPES = frozenset({"int8", "uint8"})
+CODE_TYPES = frozenset({"int8", "uint8", "int16"})
 FLOAT_TYPES = frozenset({"float32", "float16"})
 CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
@@ -88,7 +88,7 @@ def executed_ops(path: str | os.PathLike[str], *, threads: int = 1) -> Execution
         session = LitertSession(os.fspath(path), threads=threads, shapes={})
     try:
         file = _read(session)
-        precision: Precision = "int8" if any(_is_quantised(file, op) for op in file.ops) else "float"
+        precision = _precision(file)
         ops = tuple(_judge(file, index, precision) for index in range(len(file.ops)))
         engine = f"{session.engine['name']} {session.engine['version']}"
         return Execution(engine, precision, ops, session.facts["partitions"])
@@ -114,9 +114,10 @@ def _read(session: LitertSession) -> _File:
     )
 
 
-def _is_quantised(file: _File, op: TfliteOp) -> bool:
-    activations = file.activations(op)
-    return bool(activations) and activations[0].dtype in CODE_TYPES and op.kind != "CAST"
+def _precision(file: _File) -> Precision:
+    firsts = (file.activations(op)[:1] for op in file.ops if op.kind != "CAST")
+    types = {tensor.dtype for first in firsts for tensor in first}
+    return "int16" if "int16" in types else "int8" if types & CODE_TYPES else "float"
 
 
 def _judge(file: _File, index: int, precision: Precision) -> ExecutedOp:
@@ -167,6 +168,8 @@ def _leads_to(end: str, file: _File, index: int, *, forward: bool) -> bool:
 def _why_left(file: _File, op: TfliteOp) -> str:
     if not file.ends(op) & CODE_TYPES:
         return f"XNNPACK does not take this float {op.kind}"
+    if "int16" in file.ends(op):
+        return "XNNPACK has no kernel for 16-bit activations: LiteRT's reference kernel runs"
     if all(other.partition is None for other in file.ops if file.ends(other) & CODE_TYPES):
         return "this runtime's XNNPACK takes no int8 operator at all; use ai-edge-litert"
     return _scale_out_of_range(file, op) or NO_INT8_KERNEL.get(

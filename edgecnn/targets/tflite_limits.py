@@ -15,7 +15,7 @@ def binary_limit(graph: Graph, op: Op) -> str | None:
     """Why the scales of an `add`, `sub` or `mul` do not fit; None if they do, or if it runs in float anyway."""
     inputs, output = [graph.value(name).q for name in op.inputs], graph.value(op.output).q
     known = [q for q in inputs if q is not None]
-    if output is None or len(known) < 2:
+    if output is None or output.dtype == "int16" or len(known) < 2:
         return None
     return _limit_of_product(known, output) if op.kind == "mul" else _limit_of_sum(known, output)
 
@@ -23,6 +23,8 @@ def binary_limit(graph: Graph, op: Op) -> str | None:
 def operator_limit(operator: Operator) -> str | None:
     """Why the scales of an int8 convolution do not fit; None if they do or if it is another operator."""
     if operator.code not in ("CONV_2D", "DEPTHWISE_CONV_2D") or operator.output.q is None:
+        return None
+    if operator.output.dtype != "int8":  # XNNPACK takes none of the others
         return None
     x, weight = operator.inputs[0].q, operator.inputs[1].q
     assert x is not None  # guaranteed by `Lowering.begin`: all activations of an int8 op are coded

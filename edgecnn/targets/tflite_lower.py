@@ -158,8 +158,12 @@ class Lowering:
     ) -> Tensor:
         """Adds an operator and returns its output; the version is the lowest that knows the tensors' type."""
         if version is None:
-            integer = any(t.dtype in ("int8", "uint8") for t in (*inputs, output))
-            version = BUILTINS[code].version_int8 if integer else BUILTINS[code].version_f32
+            types, builtin = {t.dtype for t in (*inputs, output)}, BUILTINS[code]
+            version = builtin.version_int8 if types & {"int8", "uint8"} else builtin.version_f32
+            if "int16" in types:
+                version = builtin.version_int16
+                if code in ("ADD", "SUB"):
+                    options["pot_scale_int16"] = False  # scales need not be powers of two
         operator = Operator(code, tuple(inputs), output, version, options)
         self.operators.append(operator)
         self._made[output] = operator
@@ -175,7 +179,7 @@ class Lowering:
     def quantize(self, tensor: Tensor, name: str, q: QParams) -> Tensor:
         """The codes of a float tensor, in a tensor called `name`."""
         codes = Tensor(self.unique(name), tensor.shape, q.dtype, q)
-        return self.emit("QUANTIZE", [tensor], codes, version=1)
+        return self.emit("QUANTIZE", [tensor], codes, version=2 if q.dtype == "int16" else 1)
 
     def recode(self, tensor: Tensor, q: QParams | None) -> Tensor:
         """The same numbers coded by `q`: through float, which XNNPACK turns into a table; its own int8 to int8 QUANTIZE

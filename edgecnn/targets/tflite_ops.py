@@ -77,6 +77,8 @@ def runs_as_float(low: Lowering, op: Op) -> bool:
         return limit is not None
     if op.kind == "clip":
         return not _is_idle_clip(low, op)
+    if low.graph.value(op.output).q.dtype == "int16" and op.kind in UNARY:  # type: ignore[union-attr]  # it is coded
+        return True  # int16 kernels demand scales of their own there, and look up coarser tables
     return op.kind in ISLANDS or (op.kind == "avg_pool" and divides_unevenly(low, op))
 
 

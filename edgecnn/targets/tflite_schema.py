@@ -29,7 +29,7 @@ TABLES: dict[str, str] = {
     "Metadata": "name:str buffer:u32",
     "SignatureDef": "inputs:[TensorMap] outputs:[TensorMap] signature_key:str ? subgraph_index:u32",
     "TensorMap": "name:str tensor_index:u32",
-    "AddOptions": "fused_activation_function:i8",
+    "AddOptions": "fused_activation_function:i8 pot_scale_int16:bool",
     "BatchMatMulOptions": "adj_x:bool adj_y:bool",
     "CastOptions": "in_data_type:i8 out_data_type:i8",
     "ConcatenationOptions": "axis:i32 fused_activation_function:i8",
@@ -58,7 +58,7 @@ TABLES: dict[str, str] = {
     "ReshapeOptions": "new_shape:[i32]",
     "SliceOptions": "",
     "SoftmaxOptions": "beta:f32",
-    "SubOptions": "fused_activation_function:i8",
+    "SubOptions": "fused_activation_function:i8 pot_scale_int16:bool",
     "TransposeOptions": "",
 }
 
@@ -73,6 +73,7 @@ class Builtin:
         tag: the number of that table in the union `BuiltinOptions`.
         version_f32: the version the runtime knows for float tensors.
         version_int8: the version from which on int8 tensors are legal.
+        version_int16: the version from which on coded int16 tensors are legal, with any scales.
     """
 
     code: int
@@ -80,16 +81,17 @@ class Builtin:
     tag: int
     version_f32: int = 1
     version_int8: int = 2
+    version_int16: int = 3
 
 
 BUILTINS: dict[str, Builtin] = {
-    "ADD": Builtin(0, "AddOptions", 11),
+    "ADD": Builtin(0, "AddOptions", 11, version_int16=3),
     "AVERAGE_POOL_2D": Builtin(1, "Pool2DOptions", 5),
     "BATCH_MATMUL": Builtin(126, "BatchMatMulOptions", 101),
     "CAST": Builtin(53, "CastOptions", 37),
     "CONCATENATION": Builtin(2, "ConcatenationOptions", 10),
-    "CONV_2D": Builtin(3, "Conv2DOptions", 1, version_int8=3),
-    "DEPTHWISE_CONV_2D": Builtin(4, "DepthwiseConv2DOptions", 2, version_int8=3),
+    "CONV_2D": Builtin(3, "Conv2DOptions", 1, version_int8=3, version_int16=4),
+    "DEPTHWISE_CONV_2D": Builtin(4, "DepthwiseConv2DOptions", 2, version_int8=3, version_int16=5),
     "DEQUANTIZE": Builtin(6, "DequantizeOptions", 38),
     "DIV": Builtin(42, "DivOptions", 29),
     "EXP": Builtin(47, "ExpOptions", 33),
@@ -104,19 +106,19 @@ BUILTINS: dict[str, Builtin] = {
     "MAX_POOL_2D": Builtin(17, "Pool2DOptions", 5),
     "MEAN": Builtin(40, "ReducerOptions", 27),
     "MINIMUM": Builtin(57, "MaximumMinimumOptions", 39),
-    "MUL": Builtin(18, "MulOptions", 21),
+    "MUL": Builtin(18, "MulOptions", 21, version_int16=4),
     "PAD": Builtin(34, "PadOptions", 22),
     "QUANTIZE": Builtin(114, "QuantizeOptions", 89),
     "RELU": Builtin(19, "", 0),
     "RELU6": Builtin(21, "", 0),
-    "RESHAPE": Builtin(22, "ReshapeOptions", 17, version_int8=1),
-    "SLICE": Builtin(65, "SliceOptions", 48),
+    "RESHAPE": Builtin(22, "ReshapeOptions", 17, version_int8=1, version_int16=1),
+    "SLICE": Builtin(65, "SliceOptions", 48, version_int16=4),
     "SOFTMAX": Builtin(25, "SoftmaxOptions", 9),
-    "SUB": Builtin(41, "SubOptions", 28),
+    "SUB": Builtin(41, "SubOptions", 28, version_int16=5),
     "TANH": Builtin(28, "", 0),
-    "TRANSPOSE": Builtin(39, "TransposeOptions", 26),
+    "TRANSPOSE": Builtin(39, "TransposeOptions", 26, version_int16=4),
 }
 
-TENSOR_TYPES: dict[str, int] = {"float32": 0, "int32": 2, "uint8": 3, "int8": 9}
+TENSOR_TYPES: dict[str, int] = {"float32": 0, "int32": 2, "uint8": 3, "int64": 4, "int16": 7, "int8": 9}
 PADDINGS: dict[str, int] = {"SAME": 0, "VALID": 1}
 ACTIVATIONS: dict[str, int] = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
