@@ -8,7 +8,22 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from edgecnn.cli import bench, doctor, evaluate, export, lint, listing, predict, prune, qat, run, show, train, tune
+from edgecnn.cli import (
+    bench,
+    doctor,
+    evaluate,
+    export,
+    lint,
+    listing,
+    predict,
+    prune,
+    qat,
+    run,
+    sensitivity,
+    show,
+    train,
+    tune,
+)
 
 PAIRS_OPTIONS = ("--net-option", "--set")
 PAIR = re.compile(r"[A-Za-z_]\w*=")
@@ -54,6 +69,7 @@ app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("qat")(qat.qat)
 app.command("prune")(prune.prune)
+app.command("sensitivity")(sensitivity.sensitivity)
 app.command("run")(run.run)
 app.command("list")(listing.list_things)
 app.command("show")(show.show)

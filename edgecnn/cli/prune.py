@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,11 @@ import typer
 from edgecnn.cli.training import SET_HELP, bundle_path
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgecnn.data import Accuracy
     from edgecnn.pipeline.pruned import Pruned
+    from edgecnn.pipeline.sparsify import Sparsified
 
 
 class Scope(str, Enum):
@@ -26,11 +31,14 @@ def prune(
     macs: Annotated[float | None, typer.Option(help="Share of the multiply-adds that is left, such as 0.5.")] = None,
     params: Annotated[float | None, typer.Option(help="Share of the parameters that is left.")] = None,
     latency: Annotated[float | None, typer.Option(help="Share of the latency on --target that is left.")] = None,
+    unstructured: Annotated[
+        float | None, typer.Option(help="Share of the single weights that becomes zero; the net keeps its shape.")
+    ] = None,
     target: Annotated[
         str, typer.Option("--target", "-t", help="What the net is for: tile and timing.")
     ] = "tflite-int8",
     cpu: Annotated[str | None, typer.Option(help="The core. Default: this machine's.")] = None,
-    score: Annotated[str, typer.Option(help="What a filter is worth: l1, l2, bn_scale, taylor, fpgm, random.")] = "l1",
+    score: Annotated[str, typer.Option(help="What a filter is worth: l1, l2, bn, taylor, fpgm, random.")] = "l1",
     scope: Annotated[Scope, typer.Option(help="Over all layers, or the same share of each.")] = Scope.all,
     round_to: Annotated[
         str, typer.Option(help="Channel counts become multiples of: auto (the target's tile) or N.")
@@ -42,7 +50,10 @@ def prune(
     lr: Annotated[float | None, typer.Option(help="Its highest learning rate. Default: 0.01.")] = None,
     augment: Annotated[str | None, typer.Option(help="none, digits or cifar. Default: none.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
-    distill: Annotated[bool, typer.Option(help="Learn the unpruned net's answers too.")] = True,
+    teacher: Annotated[
+        str | None, typer.Option(help="A bundle or net whose answers are learned too. Default: the unpruned net.")
+    ] = None,
+    distill: Annotated[bool, typer.Option(help="Whether anybody's answers are learned.")] = True,
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="A profile, or a folder or archive of images.")
     ] = None,
@@ -64,6 +75,8 @@ def prune(
     from edgecnn.pipeline.prune import prune as run_prune
     from edgecnn.pipeline.prune import show_groups
     from edgecnn.pipeline.pruned import PruneOptions
+    from edgecnn.pipeline.relearn import Relearning
+    from edgecnn.pipeline.sparsify import SparseOptions, sparsify
     from edgecnn.train.settings import FINE_TUNING
 
     options = pairs(net_option or [], option="--net-option")
@@ -75,46 +88,51 @@ def prune(
         rows = show_groups(net, target=target, cpu=cpu, round_to=multiple, min_channels=min_channels, **source)
         print_json({"groups": rows}) if as_json else _print_groups(rows)
         return
-    goals = {
-        what: ratio for what, ratio in (("macs", macs), ("params", params), ("latency", latency)) if ratio is not None
-    }
+    ratios = {"macs": macs, "params": params, "latency": latency, "unstructured": unstructured}
+    goals = {what: ratio for what, ratio in ratios.items() if ratio is not None}
     if len(goals) != 1:
         raise UsageError(
-            "one goal is needed", expected="one of --macs, --params, --latency", got=", ".join(goals) or "none"
+            "one goal is needed",
+            expected="one of --macs, --params, --latency, --unstructured",
+            got=", ".join(f"--{what}" for what in goals) or "none",
         )
     if output is None:
         raise UsageError("where the bundle goes is not said", do="give -o NAME.safetensors")
     (what, ratio), *_ = goals.items()
-    given = {"epochs": epochs, "lr": lr, "augment": augment}
+    relearning = None
+    if epochs:
+        given = {"epochs": epochs, "lr": lr, "augment": augment}
+        relearning = Relearning(train_settings(FINE_TUNING, given, setting or []), teacher, distill)
+    elif teacher is not None:
+        raise UsageError("a teacher without lessons", where="--teacher", do="give --epochs")
+    common: dict[str, Any] = {
+        "scope": scope.value,
+        "keep": tuple(keep or ()),
+        "steps": steps,
+        "relearning": relearning,
+        "target": target,
+        "cpu": cpu,
+        "threads": threads,
+        "time_it": timed,
+        "seed": seed,
+    }
     with training_progress() as (on_epoch, on_step):
-        found = run_prune(
-            net,
-            how=PruneOptions(
-                what=what,  # type: ignore[arg-type]  # one of the three above
-                ratio=ratio,
-                score=score,
-                scope=scope.value,
-                round_to=multiple,
-                min_channels=min_channels,
-                keep=tuple(keep or ()),
-                steps=steps,
-                settings=train_settings(FINE_TUNING, given, setting or []) if epochs else None,
-                distill=distill,
-                target=target,
-                cpu=cpu,
-                threads=threads,
-                time_it=timed,
-                seed=seed,
-            ),
-            data=data,
-            output=bundle_path(output),
-            overwrite=overwrite,
-            stages=reporting_stages(),
-            on_epoch=on_epoch,
-            on_step=on_step,
-            **source,
+        source |= {"data": data, "output": bundle_path(output), "overwrite": overwrite}
+        source |= {"stages": reporting_stages(), "on_epoch": on_epoch, "on_step": on_step}
+        if what == "unstructured":
+            sparse = sparsify(net, how=SparseOptions(sparsity=ratio, **common), **source)
+            print_json(sparse.to_json()) if as_json else _print_sparse(sparse)
+            return
+        how = PruneOptions(
+            what=what,  # type: ignore[arg-type]  # one of the first three above
+            ratio=ratio,
+            score=score,
+            round_to=multiple,
+            min_channels=min_channels,
+            **common,
         )
-    print_json(found.to_json()) if as_json else print_pruned(found)
+        found = run_prune(net, how=how, **source)
+    print_json(found.to_json()) if as_json else _print_pruned(found)
 
 
 def _multiple(text: str) -> int | None:
@@ -145,7 +163,7 @@ def _print_groups(rows: list[dict[str, Any]]) -> None:
     print_table(table)
 
 
-def print_pruned(found: Pruned) -> None:
+def _print_pruned(found: Pruned) -> None:
     """What became of each group, and what the whole costs and can."""
     from edgecnn.cli.console import grid, output, print_table, progress
 
@@ -169,15 +187,41 @@ def print_pruned(found: Pruned) -> None:
     for name, pair in times:
         if pair is not None:
             whole.add_row(name, f"{pair[0]:.0f}", f"{pair[1]:.0f}", f"{pair[1] / pair[0]:.3f}")
-    accuracy = found.accuracy
-    if "before" in accuracy:
-        last = accuracy.get("after", accuracy["pruned"])
-        whole.add_row("top-1 (%)", f"{accuracy['before'].top1:.2f}", f"{last.top1:.2f}", "")
-        if "after" in accuracy:
-            whole.add_row("  before tuning", "", f"{accuracy['pruned'].top1:.2f}", "")
+    _add_accuracy(whole, found.accuracy)
     print_table(whole)
     mark = "  (UNTRAINED weights)" if found.untrained else ""
     if found.measured_ratio_ci95:
         low, high = found.measured_ratio_ci95
         output().print(f"latency    as {found.options.target}: 95 % interval of the ratio {low:.3f} - {high:.3f}")
     output().print(f"bundle     {found.path}{mark}", markup=False)
+
+
+def _print_sparse(found: Sparsified) -> None:
+    from edgecnn.cli.console import grid, output, print_table, progress
+
+    for note in found.notes:
+        progress().print(f"  note       {note}", markup=False)
+    layers = grid("layer", "zeros>")
+    for name, share in found.by_layer.items():
+        layers.add_row(name, f"{share:.1%}")
+    print_table(layers)
+    whole = grid("", "before>", "after>", "left>")
+    for name, (before, after) in (("artifact (bytes)", found.file_bytes), ("  deflated", found.packed_bytes)):
+        whole.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
+    if found.fastest_us is not None:
+        before_us, after_us = found.fastest_us
+        whole.add_row("fastest (us)", f"{before_us:.0f}", f"{after_us:.0f}", f"{after_us / before_us:.3f}")
+    _add_accuracy(whole, found.accuracy)
+    print_table(whole)
+    mark = "  (UNTRAINED weights)" if found.untrained else ""
+    output().print(f"zeros      {found.sparsity:.1%} of the weights of convolutions and linear layers")
+    output().print(f"bundle     {found.path}{mark}", markup=False)
+
+
+def _add_accuracy(table: Table, accuracy: Mapping[str, Accuracy]) -> None:
+    if "before" not in accuracy:
+        return
+    last = accuracy.get("after", accuracy["pruned"])
+    table.add_row("top-1 (%)", f"{accuracy['before'].top1:.2f}", f"{last.top1:.2f}", "")
+    if "after" in accuracy:
+        table.add_row("  before tuning", "", f"{accuracy['pruned'].top1:.2f}", "")

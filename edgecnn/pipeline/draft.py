@@ -52,6 +52,11 @@ def lowered(graph: Graph, target: Target, cpu: Cpu) -> Graph:
     return assign(rewritten, ranges, target.scheme(cpu), estimator="minmax")[0]
 
 
+def draft(graph: Graph, target: Target, cpu: Cpu) -> bytes:
+    """The artifact's bytes; see `lowered` for what they are good for."""
+    return target.emit(lowered(graph, target, cpu), EmitOptions(cpu=cpu, input_type=target.input_types[0])).data
+
+
 def compare(
     graphs: Mapping[str, Graph], target: Target, cpu: Cpu, *, threads: int = 1, min_seconds: float = 2.0
 ) -> BenchReport:
@@ -60,8 +65,7 @@ def compare(
         paths = []
         for name, graph in graphs.items():
             paths.append(Path(folder) / f"{name}{target.suffix}")
-            options = EmitOptions(cpu=cpu, input_type=target.input_types[0])
-            paths[-1].write_bytes(target.emit(lowered(graph, target, cpu), options).data)
+            paths[-1].write_bytes(draft(graph, target, cpu))
         return bench(paths, threads=threads, min_seconds=min_seconds)
 
 

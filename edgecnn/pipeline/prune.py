@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import refuse_existing
-from edgecnn.data import Accuracy, Dataset, load_profile
-from edgecnn.errors import InputError, UsageError
+from edgecnn.data import Dataset
+from edgecnn.errors import UsageError
 from edgecnn.ir import bundle
 from edgecnn.ir.graph import Array, Graph
-from edgecnn.ir.module import GraphModule
 from edgecnn.lint.kernels import tile_of
 from edgecnn.pipeline.draft import compare, latency_table
 from edgecnn.pipeline.pruned import NAMES, GroupRow, Pruned, PruneOptions
-from edgecnn.pipeline.source import NetSource, load_source, macs_total
+from edgecnn.pipeline.relearn import Images, data_of, provenance_of, source_of
+from edgecnn.pipeline.source import NetSource, macs_total
 from edgecnn.pipeline.stages import Stages
 from edgecnn.prune.apply import apply, restricted
 from edgecnn.prune.cost import COSTS, Ledger, ledger_of
 from edgecnn.prune.coupling import Coupling
 from edgecnn.prune.groups import Group, groups_of, kept_counts, prunable, step_of, without
 from edgecnn.prune.latency import LatencyTable, latency_costs
-from edgecnn.prune.plan import plan
+from edgecnn.prune.plan import Plan, plan
 from edgecnn.prune.score import SCORES, sensitivities, unit_scores
 from edgecnn.runtime.cpu import local_cpu
 from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.target import Cpu, Target, core_named
-from edgecnn.train.batchnorm import recalibrate_batch_norm
-from edgecnn.train.evaluate import evaluate
 from edgecnn.train.trainer import OnStep, Progress
-from edgecnn.train.tune import tune_graph
 
 SCORED_IMAGES = 512
-RECALIBRATED_IMAGES = 2048
 NEAR = 0.02
 """A measured latency this close to the goal, as a share of the unpruned one's, is as good as it."""
-CORRECTIONS = 3
+ATTEMPTS = 5
+"""Plans that are measured, each with a goal corrected by what the one before it came to."""
+FAR = 0.1
+"""A measured latency this far from the goal, as a share of the goal, is worth a remark."""
 
 
 def prune(
@@ -78,15 +76,15 @@ def prune(
         refuse_existing(output, overwrite=overwrite)
     stages = stages or Stages()
     with stages.stage("load") as stage:
-        source = load_source(spec, seed=how.seed, **source_options)
+        source = source_of(spec, seed=how.seed, **source_options)
+        original = source.to_graph()
         stage.outcome = f"{source.name}, weights: {source.weights.kind}"
-    if isinstance(data, str):
-        data = load_profile(data, input_shape=source.input_shape, preprocessing=source.preprocessing, seed=how.seed)
-    if data is None and how.settings is not None:
-        raise UsageError("fine-tuning needs images", do="give --data, or leave out --epochs")
-    found = _Line(source, source.to_graph(), how, data, stages, on_epoch, on_step, table).run()
+    dataset = data_of(data, source, seed=how.seed)
+    images = Images(dataset, original, stages, how.seed, on_epoch, on_step)
+    found = _Line(source, original, how, images, stages, table).run()
     if output is not None:
-        bundle.save(found.graph, output, provenance=_provenance(source, found, data))
+        content = provenance_of(source, dataset, how.relearning, _record(found), params=found.params[1], seed=how.seed)
+        bundle.save(found.graph, output, provenance=content)
         found = replace(found, path=output)
     return found
 
@@ -110,7 +108,7 @@ def show_groups(
         min_channels: what each layer keeps at least.
         **source_options: as for `load_source`.
     """
-    groups = prunable(load_source(spec, **source_options).to_graph())[1]
+    groups = prunable(source_of(spec, seed=0, **source_options).to_graph())[1]
     chosen, core = _target(target, cpu)
     tile = round_to or tile_of(core, int8=chosen.scheme is not None)
     rows = []
@@ -133,30 +131,17 @@ def _target(name: str, cpu: str | None) -> tuple[Target, Cpu]:
     return TARGETS[name], core_named(cpu)
 
 
-def _provenance(source: NetSource, found: Pruned, data: Dataset | None) -> dict[str, str]:
-    earlier = bundle.load(source.spec)[1] if source.weights.kind == "bundle" else {"net": source.name}
+def _record(found: Pruned) -> dict[str, Any]:
     options = found.options
-    record = {
+    return {
         "what": options.what,
         "ratio": options.ratio,
         "score": options.score,
+        "scope": options.scope,
         "steps": options.steps,
-        "seed": options.seed,
         "from_params": found.params[0],
         "from_macs": found.macs[0],
-        "tune": None if options.settings is None else options.settings.model_dump(mode="json"),
     }
-    if source.weights.untrained and options.settings is None:
-        earlier["untrained"] = "true"
-    elif options.settings is not None:
-        earlier.pop("untrained", None)
-    preprocessing = source.preprocessing or (None if data is None else data.preprocessing)
-    if preprocessing is not None:
-        earlier["preprocessing"] = preprocessing.model_dump_json()
-    labels = source.labels or (None if data is None else data.classes)
-    if labels and len(labels) == found.graph.shape(found.graph.outputs[0])[-1]:
-        earlier["labels"] = "\n".join(labels)
-    return {**earlier, "params": str(found.params[1]), "prune": json.dumps(record, sort_keys=True)}
 
 
 @dataclass
@@ -166,13 +151,9 @@ class _Line:
     source: NetSource
     original: Graph
     options: PruneOptions
-    data: Dataset | None
+    images: Images
     stages: Stages
-    on_epoch: Progress | None
-    on_step: OnStep | None
     table: LatencyTable | None
-    accuracy: dict[str, Accuracy] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     def run(self) -> Pruned:
         options = self.options
@@ -188,27 +169,14 @@ class _Line:
         self.counts = {g.name: _legal(g, self.tile, auto=auto, min_channels=least)[1] for g in groups}
         self.cost = self._cost(coupling)
         self.whole = self.cost(coupling).total()
-        self._measure_accuracy("before", self.original)
+        self.images.begin(self.source.labels, options.relearning)
         before = {g.name: g for g in groups}
-        teacher = GraphModule(self.original).eval() if options.distill and options.settings else None
         for step in range(1, options.steps + 1):
             goal = self.whole * options.ratio ** (step / options.steps)
             coupling = self._step(coupling, before, goal, last=step == options.steps)
-            if options.settings is not None:
-                assert self.data is not None  # `prune` has seen to it
-                with self.stages.stage("tune") as stage:
-                    tuned = tune_graph(
-                        coupling.graph,
-                        self.data,
-                        settings=options.settings,
-                        teacher=teacher,
-                        seed=options.seed + step - 1,
-                        progress=self.on_epoch,
-                        on_step=self.on_step,
-                    )
-                    coupling = replace(coupling, graph=tuned.graph)
-                    self.accuracy["after"] = tuned.accuracy
-                    stage.outcome = f"step {step} of {options.steps}: {tuned.accuracy.top1:.2f} %"
+            if options.relearning is not None:
+                tuned = self.images.tune(coupling.graph, options.relearning, step=step, steps=options.steps)
+                coupling = replace(coupling, graph=tuned)
         return self._report(coupling, before)
 
     def _cost(self, coupling: Coupling) -> Callable[[Coupling], Ledger]:
@@ -239,38 +207,54 @@ class _Line:
         with self.stages.stage("score") as stage:
             scores = self._scores(coupling)
             stage.outcome = options.score
-        aim = goal
-        for attempt in range(CORRECTIONS):
-            with self.stages.stage("prune") as stage:
-                chosen = plan(
-                    coupling,
-                    groups,
-                    scores,
-                    self.cost(coupling),
-                    goal=aim,
-                    counts={g.name: [n for n in self.counts[g.name] if n <= len(g)] for g in groups},
-                    across=SCORES[options.score].across,
-                    scope=options.scope,
-                    what=NAMES[options.what],
-                    whole=self.whole,
-                )
-                pruned = apply(coupling, chosen.removed)
-                share = chosen.cost / self.whole
-                stage.outcome = f"{share:.3f} of the {NAMES[options.what]}, {len(chosen.removed)} units go"
-            if options.what != "latency" or not last or self.cpu != local_cpu():
+        aim, best = goal, None
+        for _ in range(ATTEMPTS):
+            try:
+                with self.stages.stage("prune") as stage:
+                    chosen = self._plan(coupling, groups, scores, aim)
+                    pruned = apply(coupling, chosen.removed)
+                    share = chosen.cost / self.whole
+                    stage.outcome = f"{share:.3f} of the {NAMES[options.what]}, {len(chosen.removed)} units go"
+            except UsageError:
+                if best is None:
+                    raise
+                break  # a corrected goal is out of reach: the nearest so far it is
+            if options.what != "latency" or not last:
+                best = 0.0, chosen, pruned
                 break
             with self.stages.stage("time") as stage:
                 measured = self._timed(pruned)
                 stage.outcome = f"{measured:.3f} of the unpruned net's latency, {share:.3f} was predicted"
-            if abs(measured - options.ratio) <= NEAR or attempt == CORRECTIONS - 1:
+            off = abs(measured - options.ratio)
+            if best is None or off < best[0]:
+                best = off, chosen, pruned
+            if off <= NEAR:
                 break
             # What the table does not see (hand-overs between ops) does not shrink with the channels.
             aim *= options.ratio / measured
-        pruned = self._recalibrated(pruned)
+        assert best is not None  # the first attempt is one
+        off, chosen, pruned = best
+        if off > FAR * options.ratio:
+            self.images.notes.append(f"measured, the latency misses the goal by {off / options.ratio:.0%}")
+        pruned = self.images.recalibrate(pruned)
         now = restricted(coupling, chosen.removed, pruned)
         if last:
-            self._measure_accuracy("pruned", pruned)
+            self.images.measure("pruned", pruned)
         return now
+
+    def _plan(self, coupling: Coupling, groups: Sequence[Group], scores: Array, goal: float) -> Plan:
+        return plan(
+            coupling,
+            groups,
+            scores,
+            self.cost(coupling),
+            goal=goal,
+            counts={g.name: [n for n in self.counts[g.name] if n <= len(g)] for g in groups},
+            across=SCORES[self.options.score].across,
+            scope=self.options.scope,
+            what=NAMES[self.options.what],
+            whole=self.whole,
+        )
 
     def _timed(self, pruned: Graph) -> float:
         report = compare(
@@ -286,37 +270,11 @@ class _Line:
     def _scores(self, coupling: Coupling) -> Array:
         found = None
         if SCORES[self.options.score].images:
-            if self.data is None:
+            if self.images.data is None:
                 raise UsageError(f"the score `{self.options.score}` needs images", do="give --data")
-            found = sensitivities(coupling.graph, self.data.batches(32, split="calibration", limit=SCORED_IMAGES))
+            batches = self.images.data.batches(32, split="calibration", limit=SCORED_IMAGES)
+            found = sensitivities(coupling.graph, batches)
         return unit_scores(coupling, self.options.score, sensitivities=found, seed=self.options.seed)
-
-    def _recalibrated(self, graph: Graph) -> Graph:
-        """The graph with batch norm's statistics measured again: channels that are gone shift those behind them."""
-        if not any(op.kind == "batch_norm" for op in graph.ops):
-            return graph
-        if self.data is None:
-            self.notes.append("batch norm's statistics are still those of the unpruned net: give --data")
-            return graph
-        module = GraphModule(graph)
-        batches = self.data.batches(128, split="calibration", limit=RECALIBRATED_IMAGES)
-        recalibrate_batch_norm(module, (x for x, _ in batches))
-        return module.to_graph()
-
-    def _measure_accuracy(self, when: str, graph: Graph) -> None:
-        if self.data is None or self.data.classes is None:
-            return
-        logits = graph.shape(graph.outputs[0])[-1]
-        if logits != len(self.data.classes):
-            raise InputError(
-                "the net and the data have different classes",
-                expected=f"{logits} classes, as the net has",
-                got=f"{len(self.data.classes)}",
-                do="give images of the classes that the net was trained for",
-            )
-        with self.stages.stage("eval") as stage:
-            self.accuracy[when] = evaluate(GraphModule(graph), self.data)
-            stage.outcome = f"{when}: {self.accuracy[when].top1:.2f} % of {self.accuracy[when].n} images"
 
     def _report(self, coupling: Coupling, before: Mapping[str, Group]) -> Pruned:
         graph = coupling.graph
@@ -343,13 +301,13 @@ class _Line:
             rows,
             (macs_total(self.original), macs_total(graph)),
             (round(ledgers[0]), round(ledgers[1])),
-            self.accuracy,
+            self.images.accuracy,
             predicted,
             measured,
             fastest,
             interval,
             doubts,
-            tuple(self.notes),
+            tuple(self.images.notes),
             self.options,
             untrained=self.source.weights.untrained,
         )

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from edgecnn.data import Accuracy
 from edgecnn.errors import UsageError
 from edgecnn.ir.graph import Graph
+from edgecnn.pipeline.relearn import Relearning
 from edgecnn.prune.plan import Scope
 from edgecnn.prune.score import SCORES
-from edgecnn.train.settings import TrainSettings
 
 What = Literal["macs", "params", "latency"]
 NAMES: Mapping[What, str] = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
@@ -31,8 +31,7 @@ class PruneOptions:
         min_channels: what each layer keeps at least.
         keep: patterns of layers that stay as they are.
         steps: in how many steps, each followed by fine-tuning.
-        settings: of the fine-tuning after each step; None: none, only batch norm's statistics are measured again.
-        distill: whether the unpruned net teaches.
+        relearning: the fine-tuning after each step; None: none, only batch norm's statistics are measured again.
         target: what the net is for: it gives the tile, and what is timed.
         cpu: the core; None: this machine's.
         threads: of one inference, where time is measured.
@@ -48,8 +47,7 @@ class PruneOptions:
     min_channels: int = 8
     keep: Sequence[str] = ()
     steps: int = 1
-    settings: TrainSettings | None = None
-    distill: bool = True
+    relearning: Relearning | None = None
     target: str = "tflite-int8"
     cpu: str | None = None
     threads: int = 1

@@ -26,6 +26,9 @@ def apply(coupling: Coupling, removed: Units) -> Graph:
     graph, gone = coupling.graph, _gone(coupling, removed)
     keep = {key: ~gone[labels] for key, labels in coupling.labels.items()}
     values = {name: _smaller(coupling, value, keep) for name, value in graph.values.items()}
+    for op in graph.ops:
+        if op.kind == "conv" and coupling.ways.get(op.output) == "positions":
+            values[op.inputs[1]] = _fewer_per_group(coupling, op, gone)
     dead = {name for name, value in values.items() if value.data is None and 0 in value.shape}
     ops = [_rewritten(coupling, op, values, keep, dead) for op in graph.ops if op.output not in dead]
     pruned = Graph.build(graph.name, ops, values.values(), graph.inputs, graph.outputs)
@@ -60,8 +63,8 @@ def mask(coupling: Coupling, removed: Units) -> Graph:
         if op.kind in PRODUCERS:
             for name in op.inputs[1:3]:
                 clear(name, 0)
-            if not zero[op.inputs[0]] and (op.inputs[1], 1) in coupling.labels:
-                clear(op.inputs[1], 1)
+            if not zero[op.inputs[0]] and (columns := coupling.columns(op)) is not None:
+                data[op.inputs[1]][gone[columns]] = 0.0
         elif op.kind == "batch_norm":
             clear(op.inputs[1], 0)
             clear(op.inputs[2], 0)
@@ -94,6 +97,18 @@ def _smaller(coupling: Coupling, value: Value, keep: dict[tuple[str, int], Array
         if (value.name, axis) in keep:
             data = np.compress(keep[value.name, axis], data, axis)
     return replace(value, shape=data.shape, data=np.ascontiguousarray(data))
+
+
+def _fewer_per_group(coupling: Coupling, op: Op, gone: Array) -> Value:
+    """The weight of a convolution whose groups each lose equally many rows and columns, but not the same ones."""
+    weight = coupling.graph.value(op.inputs[1])
+    columns = coupling.columns(op)
+    assert weight.data is not None  # the weights of a convolution are constant
+    assert columns is not None  # and its channels go by positions
+    rows = ~gone[coupling.filters(op)]
+    kept = ~gone[columns[rows]]
+    data = weight.data[rows][kept].reshape(len(kept), -1, *weight.shape[2:])
+    return replace(weight, shape=data.shape, data=data)
 
 
 def _rewritten(

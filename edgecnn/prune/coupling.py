@@ -8,10 +8,10 @@ so that the rest is a net of the same form.
 
 A kind without a rule locks what it reads and makes, with the reason noted: never wrong, at worst too careful.
 
-Grouped convolutions and channel shuffles keep their form in two ways: `positions` takes the same positions out of every
-group (fewer channels per group), `groups` takes whole groups out (fewer groups; a depthwise convolution knows nothing
-else). Which of the two, is chosen in the order of the graph so that most units are left: of ResNeXt's groups whole ones
-go, of a heterogeneous convolution positions do, so that P still divides its channels.
+Grouped convolutions and channel shuffles keep their form in two ways: `positions` takes equally many channels out of
+every group (a shuffle: the same ones), `groups` takes whole groups out (fewer groups; a depthwise convolution knows
+nothing else). Which of the two, is chosen in the order of the graph so that most units are left: of ResNeXt's groups
+whole ones go, of a heterogeneous convolution positions do, so that P still divides its channels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from edgecnn.ir.graph import Array, Graph, Op
+from edgecnn.prune.balance import balanced
 from edgecnn.prune.unionfind import smallest_members
 
 LOCKED = -1
@@ -70,6 +71,20 @@ class Coupling:
         """The units of a producer's filters: rows of its weight."""
         return self.labels[op.inputs[1], 0]
 
+    def columns(self, op: Op) -> Array | None:
+        """The units that the columns of a producer's weight belong to, (rows, columns); None: they all stay.
+
+        They are those of the channels read, which a convolution in groups has others of in each group.
+        """
+        weight = op.inputs[1]
+        rows, columns = self.graph.shape(weight)[:2]
+        if (weight, 1) in self.labels:
+            return np.broadcast_to(self.labels[weight, 1], (rows, columns))
+        if self.ways.get(op.output) != "positions":
+            return None
+        by_group = self.of(op.inputs[0]).reshape(-1, columns)
+        return np.repeat(by_group, rows // len(by_group), axis=0)
+
     def producers(self) -> list[Op]:
         """The ops whose filters can be removed, in order."""
         return [op for op in self.graph.ops if op.kind in PRODUCERS]
@@ -77,10 +92,11 @@ class Coupling:
 
 @dataclass
 class _Choice:
-    """A place with two ways; each is a list of edges between labels."""
+    """A place with two ways: edges between labels, and labels by group of which each group loses equally many."""
 
     op: Op
     ways: dict[Way, list[tuple[Array, Array]]]
+    even: tuple[Array, ...]
 
 
 @dataclass
@@ -132,15 +148,24 @@ class Builder:
         axis = min(1, len(shape) - 1)
         self.put(name, np.zeros(shape[axis] if axis else 1, int), axis)
 
-    def choose(self, op: Op, ways: dict[Way, list[tuple[Array, Array]]]) -> None:
-        """Leaves it open which edges hold."""
-        self.choices.append(_Choice(op, ways))
+    def choose(self, op: Op, ways: dict[Way, list[tuple[Array, Array]]], even: tuple[Array, ...] = ()) -> None:
+        """Leaves it open which edges hold.
+
+        Args:
+            op: what it is about.
+            ways: the edges of each way.
+            even: labels (groups, channels) that are made even by `balance`, one after the other, for `positions`.
+        """
+        self.choices.append(_Choice(op, ways, even))
 
     def finish(self) -> Coupling:
         """Decides what was left open, and numbers the units."""
         root = smallest_members(self.count, self.edges)
         for choice in self.choices:
             found = {way: self._joined(root, edges) for way, edges in choice.ways.items()}
+            for rows in choice.even:
+                now = found["positions"]
+                found["positions"] = self._joined(now, balanced(now[rows], locked=int(now[0])))
             best = max(found, key=lambda way: _removable(found[way]))
             self.ways[choice.op.output], root = best, found[best]
         unlocked = np.flatnonzero((root == np.arange(self.count)) & (root != root[0]))

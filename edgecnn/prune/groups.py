@@ -120,10 +120,22 @@ def without(groups: Sequence[Group], coupling: Coupling, keep: Sequence[str]) ->
         UsageError: a pattern matches no layer that could be pruned; the nearest names are offered.
         InputError: nothing is left.
     """
-    makers = coupling.graph.makers
-    names = {g.name: {n for layer in g.layers for n in (layer, makers[layer].source.module)} for g in groups}
-    everything = {n for found in names.values() for n in found if n}
-    for pattern in keep:
+    matched = matching(coupling.graph, [layer for group in groups for layer in group.layers], keep)
+    left = tuple(g for g in groups if not matched & g.layers.keys())
+    if not any(len(g) > 1 for g in left):
+        raise InputError("nothing is left to prune", where="--keep", got=" ".join(keep))
+    return left
+
+
+def matching(graph: Graph, layers: Iterable[str], patterns: Sequence[str]) -> frozenset[str]:
+    """The layers whose name, or the module they come from, matches one of the patterns.
+
+    Raises:
+        UsageError: a pattern matches none; the nearest names are offered.
+    """
+    names = {layer: {layer, graph.makers[layer].source.module} - {""} for layer in layers}
+    everything = set().union(*names.values())
+    for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in everything):
             close = nearest(pattern, everything)
             raise UsageError(
@@ -132,10 +144,7 @@ def without(groups: Sequence[Group], coupling: Coupling, keep: Sequence[str]) ->
                 expected="a name or pattern such as " + (close[0] if close else sorted(everything)[0]),
                 do="see the names with --show-groups",
             )
-    left = tuple(g for g in groups if not any(fnmatchcase(n, p) for n in names[g.name] for p in keep))
-    if not any(len(g) > 1 for g in left):
-        raise InputError("nothing is left to prune", where="--keep", got=" ".join(keep))
-    return left
+    return frozenset(layer for layer, own in names.items() if any(fnmatchcase(n, p) for n in own for p in patterns))
 
 
 def alive(coupling: Coupling, scores: Array) -> Array:

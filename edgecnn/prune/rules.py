@@ -72,18 +72,12 @@ def _conv(b: Builder, op: Op) -> None:
         b.edges += [_spread(a, c) for a, c in whole]
         b.ways[op.output] = "groups"
         return
-    # The columns belong to positions within a group: labelled only if positions go, so they follow the choice.
-    own = b.fresh(columns)
-    b.constant(weight, 1, own)
-    alike = [(x_groups, own[None]), (y_groups, y_groups[:1])]
-    kept = [(own, np.zeros(1, int))]
-    b.choose(
-        op,
-        {
-            "groups": [_spread(a, c) for a, c in (*whole, *kept)],
-            "positions": [_spread(a, c) for a, c in alike],
-        },
-    )
+    if len(b.graph.users[weight]) > 1:  # the columns that go differ by group, and may by reader
+        b.lock(x, op.output, "a convolution in groups that shares its weight")
+        b.lock(y, op.output, "a convolution in groups that shares its weight")
+        return
+    # Which columns go differs by group, so they have no labels of their own: see `coupling.columns`.
+    b.choose(op, {"groups": [_spread(a, c) for a, c in whole], "positions": []}, even=(x_groups, y_groups))
 
 
 def _spread(a: Array, b: Array) -> tuple[Array, Array]:

@@ -83,7 +83,7 @@ def l2(f: Filters) -> Array:
     return found
 
 
-@_score("bn_scale")
+@_score("bn")
 def bn_scale(f: Filters) -> Array:
     """The scale of the batch norm behind the layer; all alike where there is none.
 
@@ -140,7 +140,7 @@ def unit_scores(
     score, graph, rng = SCORES[name], coupling.graph, np.random.default_rng(seed)
     if score.images and sensitivities is None:
         raise UsageError(f"the score `{name}` needs images", do="give --data, or choose another --score")
-    if name == "bn_scale" and not any(op.kind == "batch_norm" for op in graph.ops):
+    if name == "bn" and not any(op.kind == "batch_norm" for op in graph.ops):
         raise UsageError("the net has no batch norm to score by", where=graph.name, do="choose --score l1")
     total, count = np.zeros(coupling.units), np.zeros(coupling.units)
     for op in coupling.producers():
