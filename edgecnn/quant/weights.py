@@ -11,8 +11,8 @@ from edgecnn.ir.graph import Array, Graph, IntType, Op, QParams
 
 WEIGHT_MAX = 127
 
-# A bias code stays below 2**30, so that adding the products cannot overflow int32. Products of 16-bit codes are summed in
-# int64, and a bias below 2**47 leaves as much room there.
+# A bias code stays below 2**30, so that adding the products cannot overflow int32. Products of 16-bit codes are summed
+# in int64, and a bias below 2**47 leaves as much room there.
 _BIAS_LIMIT = {"int32": 2.0**30, "int64": 2.0**47}
 
 # A channel whose whole output is below 2**-24 of a code needs no finer weights, and its scale stays a normal float32.
@@ -31,8 +31,8 @@ def weight_q(
     """Symmetric int8 parameters of `w` along axis 0.
 
     The scale of a channel is its largest magnitude / `largest_code`, enlarged where its bias would not fit into the
-    type of the sums (int32: |b| <= 2**30 * s_x * s_w), and never so small that it means nothing in the output's scale. A channel of zeros
-    takes a scale at which its bias is exact to 1/256 of an output code.
+    type of the sums (int32: |b| <= 2**30 * s_x * s_w), and never so small that it means nothing in the output's scale.
+    A channel of zeros takes a scale at which its bias is exact to 1/256 of an output code.
     """
     largest = np.abs(w.reshape(len(w), -1)).max(axis=1).astype(np.float64)
     scale = np.where(largest > 0, largest / largest_code, s_y / s_x / 256)
@@ -42,7 +42,7 @@ def weight_q(
 
 
 def least_weight_scale(bias: Array | None, s_x: float, s_y: float, *, sums: IntType = "int32") -> Array:
-    """The smallest scale of each channel's weights: its bias fits into its type, and it means something in the output."""
+    """The smallest scale of each channel's weights: its bias fits its type, and it means something in the output."""
     least = np.asarray(s_y / s_x * _LEAST_RATIO)
     return least if bias is None else np.maximum(least, np.abs(bias.astype(np.float64)) / (_BIAS_LIMIT[sums] * s_x))
 
