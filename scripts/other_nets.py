@@ -78,6 +78,7 @@ def build(name: str = "timm/ghostnet_100") -> nn.Module:
     library, _, model = name.partition("/")
     if library == "torchvision":
         return _torchvision().get_model(model, weights=None)
+    _torchvision()  # timm imports it
     import timm
 
     made: nn.Module = timm.create_model(model, pretrained=False)
@@ -105,6 +106,7 @@ _KEPT: list[Any] = []  # a library's operators go with it
 def own_side(name: str) -> int:
     """The side of the images `name` is made for."""
     if name.startswith("timm/"):
+        _torchvision()  # timm imports it
         import timm
 
         return int(timm.get_pretrained_cfg(name.removeprefix("timm/")).input_size[-1])
@@ -114,8 +116,6 @@ def own_side(name: str) -> int:
 def one(name: str, target: str, side: int | None) -> dict[str, Any]:
     """What became of one net and target."""
     size = max(side, LEAST_SIDE.get(name, 0)) if side else own_side(name)
-    if name.startswith("timm/"):
-        _torchvision()  # timm imports it
     row: dict[str, Any] = {"net": name, "target": target, "side": size}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="edgecnn-other-") as folder:
