@@ -17,8 +17,8 @@ Edges = list[tuple[Array, Array]]
 def balanced(labels: Array, *, locked: int) -> Edges:
     """Edges that join labels into sets of which every group has equally many, and lock the labels left over.
 
-    A label that every group has equally often needs no other. The rest are added up, the first ones first, always one
-    that leaves the groups most alike, until they are: of labels that occur once, the k-th of each group come together.
+    A label that every group has equally often needs no other. The rest are added up, always one that leaves the groups
+    most alike, until they are: of labels that occur once, the k-th of each group come together.
 
     Args:
         labels: one row per group; equal labels are one.
@@ -41,7 +41,9 @@ def balanced(labels: Array, *, locked: int) -> Edges:
     first = np.full(len(names), labels.shape[1])
     # `ufunc.at` reads beyond values that it should broadcast (numpy 2.4), so they are as many as the indices.
     np.minimum.at(first, index.reshape(-1), np.tile(np.arange(labels.shape[1]), len(labels)))
-    uneven = [at for at in np.lexsort((names, first)) if names[at] != locked and np.ptp(counts[at])]
+    # Labels that many groups share are the hardest to even out, so theirs is the first choice.
+    order = np.lexsort((names, first, -(counts > 0).sum(1)))
+    uneven = [at for at in order if names[at] != locked and np.ptp(counts[at])]
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for at in uneven:
         alike[tuple(counts[at].tolist())].append(int(names[at]))
