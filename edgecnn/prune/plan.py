@@ -3,7 +3,7 @@
 What is lost is measured over all layers: a layer that keeps the share s of its filters' scores has lost -log s, so that
 taking a layer's last filters is never cheap; with scores that can be compared across layers, what is lost is their sum.
 Globally, the next units to go are those of the group that loses least per cost saved; or every group keeps the same
-share. Counts stay full tiles.
+share, to within one step. Counts stay full tiles.
 """
 
 from __future__ import annotations
@@ -97,9 +97,13 @@ def plan(
     losses = {g.name: _Loss(g, scores[order[g.name]], across) for g in groups}
     legal = {g.name: [n for n in counts[g.name] if n >= int(protected[g.units].sum())] or [len(g)] for g in groups}
     _check_reachable(ledger, groups, order, legal, goal, what, ledger.total() if whole is None else whole)
-    search = _greedy if scope == "global" else _even
-    found = search(ledger, groups, order, losses, legal, goal)
-    kept = _give_back(ledger, groups, order, losses, legal, goal, found)
+    if scope == "global":
+        most = {g.name: len(g) for g in groups}
+        found = _greedy(ledger, groups, order, losses, legal, goal)
+    else:
+        found = _even(ledger, groups, order, legal, goal)
+        most = {name: min((n for n in legal[name] if n > now), default=now) for name, now in found.items()}
+    kept = _give_back(ledger, order, losses, legal, goal, found, most)
     removed = removed_units(kept, order, groups)
     return Plan(kept, removed, ledger.total(), sum(losses[g.name].at(kept[g.name]) for g in groups))
 
@@ -160,15 +164,18 @@ def _greedy(
 
 def _give_back(
     ledger: Ledger,
-    groups: Sequence[Group],
     order: Mapping[str, Array],
     losses: Mapping[str, _Loss],
     legal: Mapping[str, Sequence[int]],
     goal: float,
     kept: dict[str, int],
+    most: Mapping[str, int],
 ) -> dict[str, int]:
-    """`kept` with what may come back within the goal, the dearest loss first: the last steps may have gone too far."""
-    kept, open_ = dict(kept), {g.name for g in groups if kept[g.name] < len(g)}
+    """`kept` with what may come back within the goal, the dearest loss first: the last steps may have gone too far.
+
+    No group gets back more than to `most`.
+    """
+    kept, open_ = dict(kept), {name for name, now in kept.items() if now < most[name]}
     while open_:
         back = {name: min(n for n in legal[name] if n > kept[name]) for name in open_}
         name = max(open_, key=lambda g: (losses[g].at(kept[g]) - losses[g].at(back[g]), g))
@@ -180,7 +187,7 @@ def _give_back(
             open_.discard(name)
             continue
         kept[name] = back[name]
-        if kept[name] == size:
+        if kept[name] >= most[name]:
             open_.discard(name)
     return kept
 
@@ -203,7 +210,6 @@ def _even(
     ledger: Ledger,
     groups: Sequence[Group],
     order: Mapping[str, Array],
-    losses: Mapping[str, _Loss],
     legal: Mapping[str, Sequence[int]],
     goal: float,
 ) -> dict[str, int]:
