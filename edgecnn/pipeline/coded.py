@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgecnn.errors import UsageError
 from edgecnn.ir.graph import Graph
 
 _TARGET, _CPU, _SETTINGS, _METHOD = "coded.target", "coded.cpu", "coded.settings", "coded.method"
+_CALIBRATION = "coded.calibration"
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,22 @@ class Coding:
         cpu: the core.
         settings: of the target's passes.
         method: how the codes were found, for the manifest, such as `qat`.
+        calibration: which images the codes were chosen on, for the manifest; None: not recorded.
     """
 
     target: str
     cpu: str
     settings: Mapping[str, str] = field(default_factory=dict)
     method: str = ""
+    calibration: Mapping[str, Any] | None = None
 
     def to_provenance(self) -> dict[str, str]:
         """The entries of a bundle's provenance."""
         settings = json.dumps(dict(self.settings), sort_keys=True)
-        return {_TARGET: self.target, _CPU: self.cpu, _SETTINGS: settings, _METHOD: self.method}
+        found = {_TARGET: self.target, _CPU: self.cpu, _SETTINGS: settings, _METHOD: self.method}
+        if self.calibration is not None:
+            found[_CALIBRATION] = json.dumps(dict(self.calibration), sort_keys=True)
+        return found
 
     @staticmethod
     def of(provenance: Mapping[str, str]) -> Coding | None:
@@ -39,7 +46,8 @@ class Coding:
         if _TARGET not in provenance:
             return None
         settings = json.loads(provenance.get(_SETTINGS, "{}"))
-        return Coding(provenance[_TARGET], provenance.get(_CPU, ""), settings, provenance.get(_METHOD, ""))
+        calibration = json.loads(provenance.get(_CALIBRATION, "null"))
+        return Coding(provenance[_TARGET], provenance.get(_CPU, ""), settings, provenance.get(_METHOD, ""), calibration)
 
     def require(self, target: str, cpu: str, settings: Mapping[str, str], *, where: str) -> None:
         """Refuses another target, core or setting: its rewrites were made, and its codes chosen, for this one.

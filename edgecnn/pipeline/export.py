@@ -20,6 +20,7 @@ from edgecnn.errors import InputError, UsageError, unknown
 from edgecnn.ir.graph import Array, Graph, Note, Pass
 from edgecnn.passes.embed_normalization import embed_normalization
 from edgecnn.passes.standard import run_passes
+from edgecnn.pipeline.coded import Coding
 from edgecnn.pipeline.manifest import build_manifest
 from edgecnn.pipeline.source import NetSource, load_source, macs_total
 from edgecnn.pipeline.stages import Stages
@@ -128,6 +129,8 @@ def export(
             stage.outcome = f"{source.name}, weights: {source.weights.kind}"
     else:
         source = net
+    if source.coding is not None:
+        _require_coding(source.coding, target, cpu, options, where=source.spec)
     path = options.output / f"{options.stem or file_stem(source, target, cpu, options)}{target.suffix}"
     ranges_path = path.with_name(path.name + ".ranges.json")
     refuse_existing(path, manifest_path(path), overwrite=options.overwrite)
@@ -169,6 +172,17 @@ def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
         raise UsageError("the batch must be at least 1", got=str(options.batch))
     io: IoType = next(t for t in target.input_types if t == input_type)
     return target, cpu, io
+
+
+def _require_coding(coding: Coding, target: Target, cpu: Cpu, options: ExportOptions, *, where: str) -> None:
+    """Refuses what a bundle with codes cannot become: they are for one target, and for normalised images."""
+    coding.require(target.name, cpu, options.settings, where=where)
+    if options.embed_normalization:
+        raise UsageError(
+            "the codes of the bundle are for normalised images",
+            where=where,
+            do="leave out --embed-normalization, or export the float net",
+        )
 
 
 def file_stem(source: NetSource, target: Target, cpu: Cpu, options: ExportOptions) -> str:
@@ -254,6 +268,9 @@ class _Line:
 
     def _rewrite(self, imported: Graph) -> tuple[Graph, list[Note]]:
         with self.stages.stage("rewrite") as stage:
+            if self.source.coding is not None:
+                stage.skipped, stage.outcome = True, f"the bundle is rewritten for {self.target.name}"
+                return imported, []
             passes: list[Pass] = []
             if self.options.embed_normalization:
                 passes.append(embed_normalization(*self._mean_std()))
@@ -288,7 +305,7 @@ class _Line:
                 yield x
 
     def _measure(self, graph: Graph, data: Dataset) -> tuple[Ranges | None, int]:
-        if self.target.scheme is None:
+        if self.target.scheme is None or self.source.coding is not None:
             return None, 0
         limit = self.options.calibration_images
         with self.stages.stage("measure") as stage:
@@ -316,6 +333,10 @@ class _Line:
             return None
 
     def _assign(self, graph: Graph, ranges: Ranges | None, notes: list[Note]) -> Graph | None:
+        if self.source.coding is not None:
+            with self.stages.stage("assign") as stage:
+                stage.skipped, stage.outcome = True, f"the bundle has codes, by {self.source.coding.method}"
+            return graph
         if self.target.weights != "float":
             with self.stages.stage("assign") as stage:
                 coded_weights, said = code_weights(graph, dynamic=self.target.weights == "dynamic")
@@ -327,10 +348,11 @@ class _Line:
         with self.stages.stage("assign") as stage:
             if self.options.embed_normalization:
                 ranges = with_pixel_range(ranges, graph.inputs[0])
-            quantized, said = assign(graph, ranges, self.target.scheme(self.cpu), estimator=self.options.estimator)
+            scheme = self.target.scheme(self.cpu)
+            quantized, said = assign(graph, ranges, scheme, estimator=self.options.estimator)
             notes.extend(said)
             coded = sum(v.q is not None for v in quantized.values.values())
-            stage.outcome = f"{coded} values in 8 bits, ranges by {self.options.estimator}"
+            stage.outcome = f"{coded} values in {scheme.act_bits} bits, ranges by {self.options.estimator}"
         return quantized
 
     def _check(

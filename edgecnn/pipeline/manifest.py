@@ -54,7 +54,7 @@ class Draft:
         }
         if content["weights"]["untrained"]:
             fields["edgecnn.untrained"] = "true"
-        if content["calibration"] and content["calibration"]["unfit"]:
+        if content["calibration"] and content["calibration"].get("unfit"):
             fields["edgecnn.calibration_unfit"] = "true"
         return fields
 
@@ -127,17 +127,8 @@ def build_manifest(
         },
         "preprocessing": {**data.preprocessing.model_dump(mode="json"), "embedded": embedded},
         "labels": list(options.labels or source.labels or ()) or _known_labels(source),
-        "quantization": _quantization(target, scheme, options),
-        "calibration": {
-            "data": data.name,
-            "images": calibration_images,
-            "unfit": data.unfit,
-            "images_sha256": ranges.images if ranges else None,
-            "ranges_file": ranges_file,
-            "ranges_sha256": sha256_of(to_bytes(ranges)) if ranges else None,
-        }
-        if scheme
-        else None,
+        "quantization": _quantization(source, target, scheme, options),
+        "calibration": _calibration(source, scheme, data, ranges, ranges_file, calibration_images),
         "recipe": _recipe(options, cpu, input_type),
         "rewrites": rewrites,
         "versions": {"python": platform.python_version(), **_versions()},
@@ -145,7 +136,34 @@ def build_manifest(
     return Draft(content, graph, input_type)
 
 
-def _quantization(target: Target, scheme: Scheme | None, options: ExportOptions) -> dict[str, str] | None:
+def _calibration(
+    source: NetSource,
+    scheme: Scheme | None,
+    data: Dataset,
+    ranges: Ranges | None,
+    ranges_file: str | None,
+    images: int,
+) -> dict[str, Any] | None:
+    """Which images the codes were chosen on: now, or when the bundle was made."""
+    if scheme is None:
+        return None
+    if source.coding is not None:
+        return None if source.coding.calibration is None else dict(source.coding.calibration)
+    return {
+        "data": data.name,
+        "images": images,
+        "unfit": data.unfit,
+        "images_sha256": ranges.images if ranges else None,
+        "ranges_file": ranges_file,
+        "ranges_sha256": sha256_of(to_bytes(ranges)) if ranges else None,
+    }
+
+
+def _quantization(
+    source: NetSource, target: Target, scheme: Scheme | None, options: ExportOptions
+) -> dict[str, str] | None:
+    if source.coding is not None and scheme is not None:
+        return {"scheme": scheme.name, "method": source.coding.method}
     if target.weights != "float":
         return {"scheme": "weights" if target.weights == "int8" else "weights, inputs as they run"}
     return {"scheme": scheme.name, "estimator": options.estimator} if scheme else None
