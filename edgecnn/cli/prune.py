@@ -85,8 +85,8 @@ def prune(
     if groups:
         if weights is None and not net.endswith(".safetensors"):
             source["weights"] = "random"  # what falls together does not depend on them
-        rows = show_groups(net, target=target, cpu=cpu, round_to=multiple, min_channels=min_channels, **source)
-        print_json({"groups": rows}) if as_json else _print_groups(rows)
+        shown = show_groups(net, target=target, cpu=cpu, round_to=multiple, min_channels=min_channels, **source)
+        print_json(shown) if as_json else _print_groups(**shown)
         return
     ratios = {"macs": macs, "params": params, "latency": latency, "unstructured": unstructured}
     goals = {what: ratio for what, ratio in ratios.items() if ratio is not None}
@@ -145,11 +145,11 @@ def _multiple(text: str) -> int | None:
     return int(text)
 
 
-def _print_groups(rows: list[dict[str, Any]]) -> None:
-    from edgecnn.cli.console import grid, print_table
+def _print_groups(groups: list[dict[str, Any]], stay: list[dict[str, str]]) -> None:
+    from edgecnn.cli.console import grid, output, print_table
 
     table = grid("group", "layers>", "channels>", "minimum>", "step>", "made by")
-    for row in rows:
+    for row in groups:
         names = list(row["layers"])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         table.add_row(
@@ -161,13 +161,16 @@ def _print_groups(rows: list[dict[str, Any]]) -> None:
             ", ".join(names[:3]) + more,
         )
     print_table(table)
+    for lock in stay:
+        output().print(f"stays      {lock['at']}: {lock['why']}", markup=False)
 
 
 def _print_pruned(found: Pruned) -> None:
     """What became of each group, and what the whole costs and can."""
     from edgecnn.cli.console import grid, output, print_table, progress
 
-    for note in (*found.notes, *found.doubts):
+    timing = found.timing
+    for note in (*found.notes, *(timing.doubts if timing else ())):
         progress().print(f"  note       {note}", markup=False)
     table = grid("group", "layers>", "before>", "after>", "left>")
     for row in found.groups:
@@ -181,8 +184,8 @@ def _print_pruned(found: Pruned) -> None:
         whole.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
     times = (
         ("predicted (us)", found.predicted_us),
-        ("median (us)", found.measured_us),
-        ("fastest (us)", found.fastest_us),
+        ("median (us)", timing.median_us if timing else None),
+        ("fastest (us)", timing.fastest_us if timing else None),
     )
     for name, pair in times:
         if pair is not None:
@@ -190,8 +193,8 @@ def _print_pruned(found: Pruned) -> None:
     _add_accuracy(whole, found.accuracy)
     print_table(whole)
     mark = "  (UNTRAINED weights)" if found.untrained else ""
-    if found.measured_ratio_ci95:
-        low, high = found.measured_ratio_ci95
+    if timing:
+        low, high = timing.ratio_ci95
         output().print(f"latency    as {found.options.target}: 95 % interval of the ratio {low:.3f} - {high:.3f}")
     output().print(f"bundle     {found.path}{mark}", markup=False)
 

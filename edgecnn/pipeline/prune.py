@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecnn.artifact import refuse_existing
 from edgecnn.data import Dataset
 from edgecnn.errors import UsageError
@@ -14,7 +16,7 @@ from edgecnn.ir import bundle
 from edgecnn.ir.graph import Array, Graph
 from edgecnn.lint.kernels import tile_of
 from edgecnn.pipeline.draft import compare, latency_table
-from edgecnn.pipeline.pruned import NAMES, GroupRow, Pruned, PruneOptions
+from edgecnn.pipeline.pruned import NAMES, GroupRow, Pruned, PruneOptions, Timing
 from edgecnn.pipeline.relearn import Images, data_of, provenance_of, source_of
 from edgecnn.pipeline.source import NetSource, macs_total
 from edgecnn.pipeline.stages import Stages
@@ -97,8 +99,10 @@ def show_groups(
     round_to: int | None = None,
     min_channels: int = 8,
     **source_options: Any,
-) -> list[dict[str, Any]]:
-    """The groups of a net as plain rows: which layers lose channels together, how many they have, may lose and keep.
+) -> dict[str, Any]:
+    """The groups of a net as plain data: which layers lose channels together, how many they have, may lose and keep.
+
+    `groups` has a row for each, `stay` what keeps all its channels for a reason of its own.
 
     Args:
         spec: as for `load_source`.
@@ -108,7 +112,7 @@ def show_groups(
         min_channels: what each layer keeps at least.
         **source_options: as for `load_source`.
     """
-    groups = prunable(source_of(spec, seed=0, **source_options).to_graph())[1]
+    coupling, groups = prunable(source_of(spec, seed=0, **source_options).to_graph())
     chosen, core = _target(target, cpu)
     tile = round_to or tile_of(core, int8=chosen.scheme is not None)
     rows = []
@@ -116,7 +120,7 @@ def show_groups(
         step, counts = _legal(group, tile, auto=round_to is None, min_channels=min_channels)
         each = next(iter(group.layers.values()))
         rows.append({**group.to_json(), "minimum": counts[-1] * each, "step": step * each})
-    return rows
+    return {"groups": rows, "stay": [vars(lock) for lock in dict.fromkeys(coupling.locks)]}
 
 
 def _legal(group: Group, tile: int, *, auto: bool, min_channels: int) -> tuple[int, list[int]]:
@@ -169,6 +173,8 @@ class _Line:
         self.counts = {g.name: _legal(g, self.tile, auto=auto, min_channels=least)[1] for g in groups}
         self.cost = self._cost(coupling)
         self.whole = self.cost(coupling).total()
+        # Whether the goal can be reached is said before anything is learned for it.
+        self._plan(coupling, groups, np.zeros(coupling.units), self.whole * options.ratio)
         self.images.begin(self.source.labels, options.relearning)
         before = {g.name: g for g in groups}
         for step in range(1, options.steps + 1):
@@ -223,7 +229,7 @@ class _Line:
                 best = 0.0, chosen, pruned
                 break
             with self.stages.stage("time") as stage:
-                measured = self._timed(pruned)
+                measured = self._compare(pruned, min_seconds=1.0).ratio
                 stage.outcome = f"{measured:.3f} of the unpruned net's latency, {share:.3f} was predicted"
             off = abs(measured - options.ratio)
             if best is None or off < best[0]:
@@ -256,16 +262,16 @@ class _Line:
             whole=self.whole,
         )
 
-    def _timed(self, pruned: Graph) -> float:
-        report = compare(
-            {"unpruned": self.original, "pruned": pruned},
-            self.target,
-            self.cpu,
-            threads=self.options.threads,
-            min_seconds=1.0,
+    def _compare(self, pruned: Graph, *, min_seconds: float) -> Timing:
+        graphs = {"unpruned": self.original, "pruned": pruned}
+        threads = self.options.threads
+        whole, part = compare(graphs, self.target, self.cpu, threads=threads, min_seconds=min_seconds).runs
+        return Timing(
+            (whole.median_ms * 1e3, part.median_ms * 1e3),
+            (whole.min_ms * 1e3, part.min_ms * 1e3),
+            (part.ratio_ci95.low, part.ratio_ci95.high),
+            tuple(dict.fromkeys((*whole.unstable, *part.unstable))),
         )
-        whole, part = report.runs
-        return part.min_ms / whole.min_ms
 
     def _scores(self, coupling: Coupling) -> Array:
         found = None
@@ -281,21 +287,12 @@ class _Line:
         after = {g.name: g.channels for g in groups_of(coupling)}
         rows = tuple(GroupRow(g.name, tuple(g.layers), g.channels, after[g.name]) for g in before.values())
         ledgers = [ledger_of(c, COSTS["params"]).total() for c in (prunable(self.original)[0], coupling)]
-        predicted = measured = fastest = interval = None
-        doubts: tuple[str, ...] = ()
-        if self.options.what == "latency":
-            predicted = (self.whole, self.cost(coupling).total())
-        if (self.options.time_it or self.options.what == "latency") and self.cpu == local_cpu():
+        predicted = (self.whole, self.cost(coupling).total()) if self.options.what == "latency" else None
+        timing = None
+        if (self.options.time_it or predicted) and self.cpu == local_cpu():
             with self.stages.stage("bench") as stage:
-                report = compare(
-                    {"unpruned": self.original, "pruned": graph}, self.target, self.cpu, threads=self.options.threads
-                )
-                whole, part = report.runs
-                measured = (whole.median_ms * 1e3, part.median_ms * 1e3)
-                fastest = (whole.min_ms * 1e3, part.min_ms * 1e3)
-                interval = (part.ratio_ci95.low, part.ratio_ci95.high)
-                doubts = tuple(dict.fromkeys((*whole.unstable, *part.unstable)))
-                stage.outcome = f"{part.ratio:.3f} of the unpruned net's latency as {self.target.name}"
+                timing = self._compare(graph, min_seconds=2.0)
+                stage.outcome = f"{timing.ratio:.3f} of the unpruned net's latency as {self.target.name}"
         return Pruned(
             graph,
             rows,
@@ -303,11 +300,8 @@ class _Line:
             (round(ledgers[0]), round(ledgers[1])),
             self.images.accuracy,
             predicted,
-            measured,
-            fastest,
-            interval,
-            doubts,
+            timing,
             tuple(self.images.notes),
             self.options,
-            untrained=self.source.weights.untrained,
+            untrained=self.source.weights.untrained and self.options.relearning is None,
         )

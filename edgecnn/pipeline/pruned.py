@@ -76,11 +76,32 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What pruning came to; accuracies are None without labelled images, times where nothing was timed.
+class Timing:
+    """The artifacts of both nets, timed in turn; pairs are (unpruned, pruned), in microseconds.
 
-    Units: `predicted_us`, `measured_us` (medians) and `fastest_us` (minima, which other programs disturb least) in
-    microseconds, each (unpruned, pruned).
+    Args:
+        median_us: of all runs.
+        fastest_us: the minimum, which other programs disturb least.
+        ratio_ci95: of the medians' ratio.
+        doubts: what made the measurement unstable.
+    """
+
+    median_us: tuple[float, float]
+    fastest_us: tuple[float, float]
+    ratio_ci95: tuple[float, float]
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Pruned over unpruned, of the fastest runs."""
+        return self.fastest_us[1] / self.fastest_us[0]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning came to; accuracies are empty without labelled images, `timing` is None where nothing was timed.
+
+    Units: `predicted_us`, by the table, in microseconds, (unpruned, pruned).
     """
 
     graph: Graph
@@ -89,10 +110,7 @@ class Pruned:
     params: tuple[int, int]
     accuracy: Mapping[str, Accuracy]
     predicted_us: tuple[float, float] | None
-    measured_us: tuple[float, float] | None
-    fastest_us: tuple[float, float] | None
-    measured_ratio_ci95: tuple[float, float] | None
-    doubts: tuple[str, ...]
+    timing: Timing | None
     notes: tuple[str, ...]
     options: PruneOptions
     path: Path | None = None
@@ -107,10 +125,7 @@ class Pruned:
             "params": list(self.params),
             "accuracy": {when: {"top1": a.top1, "top5": a.top5, "n": a.n} for when, a in self.accuracy.items()},
             "predicted_us": self.predicted_us and list(self.predicted_us),
-            "measured_us": self.measured_us and list(self.measured_us),
-            "fastest_us": self.fastest_us and list(self.fastest_us),
-            "measured_ratio_ci95": self.measured_ratio_ci95 and list(self.measured_ratio_ci95),
-            "doubts": list(self.doubts),
+            "timing": self.timing and {key: list(value) for key, value in vars(self.timing).items()},
             "notes": list(self.notes),
             "untrained": self.untrained,
         }

@@ -92,7 +92,8 @@ def groups_of(coupling: Coupling) -> tuple[Group, ...]:
         alike[tuple(made[unit].items())].append(unit)
     order = {op.output: at for at, op in enumerate(coupling.graph.ops)}
     groups = []
-    for layers, units in sorted(alike.items(), key=lambda item: [order[name] for name, _ in item[0]]):
+    # By what pruning does not change, so that names stay.
+    for layers, units in sorted(alike.items(), key=lambda item: [(order[name], -count) for name, count in item[0]]):
         groups.append(Group(layers[0][0], np.array(units), dict(layers)))
     return _named(groups)
 
