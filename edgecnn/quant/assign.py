@@ -22,6 +22,7 @@ from edgecnn.quant.ties import Group, coded_groups, stays_float, tying
 from edgecnn.quant.weights import bias_q, own_constants, sums_type, weight_q
 
 RULE = "assign"
+DEFAULT_ESTIMATOR = "mse"
 
 
 def assign(
@@ -29,7 +30,7 @@ def assign(
     ranges: Ranges,
     scheme: Scheme,
     *,
-    estimator: str = "mse",
+    estimator: str | Mapping[str, str] = DEFAULT_ESTIMATOR,
 ) -> tuple[Graph, list[Note]]:
     """`graph` with quantisation parameters on its values, and notes on what could not be as the scheme wants it.
 
@@ -45,19 +46,22 @@ def assign(
         graph: the float graph that was measured (parameters it carries are replaced).
         ranges: from `measure`.
         scheme: the rules of the runtime.
-        estimator: a name in `ESTIMATORS`.
+        estimator: a name in `ESTIMATORS`; or one for each value, `DEFAULT_ESTIMATOR` for those that are not named.
 
     Raises:
         UsageError: unknown estimator.
         InputError: a value has no range: the ranges are of another graph.
     """
-    estimate = ESTIMATORS[estimator]
+    named = {} if isinstance(estimator, str) else {name: ESTIMATORS[e] for name, e in estimator.items()}
+    usual = ESTIMATORS[estimator if isinstance(estimator, str) else DEFAULT_ESTIMATOR]
     graph, notes, integer = _prepared(graph, scheme)
     groups, tied = coded_groups(graph, scheme), tying(graph, scheme)
     q: dict[str, QParams] = {}
     for group in groups:
         spans = {
-            name: _span(graph, name, ranges, estimate, scheme).within(*_seen_at(graph, name, scheme, tied))
+            name: _span(graph, name, ranges, named.get(name, usual), scheme).within(
+                *_seen_at(graph, name, scheme, tied)
+            )
             for name in group.computed
         }
         chosen, conflicts = _choose(graph, group, spans, scheme, tied)
