@@ -111,6 +111,31 @@ def test_groups_are_shown_with_what_stays(net: Path, capsys: pytest.CaptureFixtu
     assert sorted(p.name for p in Path().iterdir()) == ["net.safetensors"]
 
 
+def test_tiles_differ_by_core_and_kind_of_layer(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A core that computes 8 channels together computes 16 of a depthwise layer; `b` has none behind it."""
+    bundle.save(parse(WIDE), "wide.safetensors", provenance={})
+
+    def steps(*options: str) -> dict[str, int]:
+        _, said, _ = run(capsys, "prune", "wide.safetensors", "--show-groups", "--json", *options)
+        return {row["name"]: row["step"] for row in json.loads(said)["groups"]}
+
+    assert steps("--cpu", "armv8") == {"a": 16, "b": 8}
+    assert steps("--cpu", "armv8-dot") == {"a": 16, "b": 16}
+    assert steps("--cpu", "x86-amx") == {"a": 64, "b": 64}
+    assert steps("--cpu", "x86-amx", "--target", "tflite-fp32") == {"a": 16, "b": 16}
+    assert steps("--cpu", "armv8", "--round-to", "12") == {"a": 12, "b": 12}
+
+
+WIDE = """graph wide(x: [N,3,8,8]) {
+  a = conv(x, wa[128,3,3,3]) pad=(1,1,1,1)
+  c = conv(a, wc[128,1,3,3]) pad=(1,1,1,1) groups=128
+  b = conv(c, wb[192,128,1,1])
+  p = global_pool(b) keepdims=False
+  y = linear(p, wy[5,192])
+  return y
+}"""
+
+
 def test_layers_that_are_kept_are_as_they_were(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prune", net, "--params", 0.99, *FINE, "--keep", "p", "-o", "o.safetensors", "--json"]
     code, said, _ = run(capsys, *command)

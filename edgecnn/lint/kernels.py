@@ -14,6 +14,8 @@ TILE_INT8: dict[str, int] = {"x86": 16, "x86-amx": 64, "armv8": 8, "armv8-dot": 
 TILE_FLOAT: dict[str, int] = {"x86": 16, "x86-amx": 16, "armv8": 8, "armv8-dot": 8, "armv8-i8mm": 8}
 """Output channels that the kernels of XNNPACK and MLAS compute together: on x86 by timing, on ARM by counting
 instructions under emulation; with AMX, XNNPACK's int8 kernels work on 64."""
+DEPTHWISE_TILE = 16
+"""Channels that the kernels of depthwise convolutions compute together, on all of them."""
 
 
 def tile_of(cpu: str, *, int8: bool) -> int:

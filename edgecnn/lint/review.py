@@ -21,7 +21,6 @@ NOTABLE = 0.01
 WORTH = 0.002
 """Below this share of the net's time, what another form would save is noise, and the finding is dropped."""
 
-DEPTHWISE_TILE = 16
 WHOLE = "whole"
 """The key under which the whole net is timed."""
 
@@ -102,7 +101,7 @@ def review_graphs(
         *guidelines.groups(graph, tile),
         *guidelines.fragments(graph),
         *guidelines.element_wise(graph),
-        *kernels.channel_tile(graph, tile, depthwise_tile=DEPTHWISE_TILE),
+        *kernels.channel_tile(graph, tile, depthwise_tile=kernels.DEPTHWISE_TILE),
         *(kernels.no_int8_form(graph) if int8 else ()),
         *kernels.movement(graph),
         *(kernels.outside(coverage.execution, graph) if coverage else ()),

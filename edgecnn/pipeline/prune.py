@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgecnn.data import Dataset
 from edgecnn.errors import UsageError
 from edgecnn.ir import bundle
 from edgecnn.ir.graph import Array, Graph
-from edgecnn.lint.kernels import tile_of
+from edgecnn.lint.kernels import DEPTHWISE_TILE, tile_of
 from edgecnn.pipeline.draft import compare, latency_table
 from edgecnn.pipeline.pruned import NAMES, GroupRow, Pruned, PruneOptions, Timing
 from edgecnn.pipeline.relearn import Images, data_of, provenance_of, source_of
@@ -23,7 +24,7 @@ from edgecnn.pipeline.stages import Stages
 from edgecnn.prune.apply import apply, restricted
 from edgecnn.prune.cost import COSTS, Ledger, ledger_of
 from edgecnn.prune.coupling import Coupling
-from edgecnn.prune.groups import Group, groups_of, kept_counts, prunable, step_of, without
+from edgecnn.prune.groups import Group, filtered_alone, groups_of, kept_counts, prunable, step_of, without
 from edgecnn.prune.latency import LatencyTable, latency_costs
 from edgecnn.prune.plan import Plan, plan
 from edgecnn.prune.score import SCORES, sensitivities, unit_scores
@@ -114,18 +115,22 @@ def show_groups(
     """
     coupling, groups = prunable(source_of(spec, seed=0, **source_options).to_graph())
     chosen, core = _target(target, cpu)
-    tile = round_to or tile_of(core, int8=chosen.scheme is not None)
+    tile = tile_of(core, int8=chosen.scheme is not None)
     rows = []
     for group in groups:
-        step, counts = _legal(group, tile, auto=round_to is None, min_channels=min_channels)
+        step, counts = _legal(group, coupling, tile, round_to, min_channels)
         each = next(iter(group.layers.values()))
         rows.append({**group.to_json(), "minimum": counts[-1] * each, "step": step * each})
     return {"groups": rows, "stay": [vars(lock) for lock in dict.fromkeys(coupling.locks)]}
 
 
-def _legal(group: Group, tile: int, *, auto: bool, min_channels: int) -> tuple[int, list[int]]:
+def _legal(
+    group: Group, coupling: Coupling, tile: int, round_to: int | None, min_channels: int
+) -> tuple[int, list[int]]:
     """By how many units a group shrinks, and how many it may keep."""
-    step = step_of(group, tile, auto=auto)
+    if round_to is None and filtered_alone(group, coupling):
+        tile = lcm(tile, DEPTHWISE_TILE)
+    step = step_of(group, round_to or tile, auto=round_to is None)
     least = max(-(-min_channels // each) for each in group.layers.values())
     return step, kept_counts(group, step, least)
 
@@ -168,9 +173,9 @@ class _Line:
             stage.outcome = f"{sum(len(g) > 1 for g in groups)} groups of channels"
         int8 = self.target.scheme is not None
         self.kernel_tile = tile_of(self.cpu, int8=int8)
-        self.tile = options.round_to or self.kernel_tile
-        auto, least = options.round_to is None, options.min_channels
-        self.counts = {g.name: _legal(g, self.tile, auto=auto, min_channels=least)[1] for g in groups}
+        self.counts = {
+            g.name: _legal(g, coupling, self.kernel_tile, options.round_to, options.min_channels)[1] for g in groups
+        }
         self.cost = self._cost(coupling)
         self.whole = self.cost(coupling).total()
         # Whether the goal can be reached is said before anything is learned for it.

@@ -165,6 +165,12 @@ def alive(coupling: Coupling, scores: Array) -> Array:
     return needed
 
 
+def filtered_alone(group: Group, coupling: Coupling) -> bool:
+    """Whether a depthwise convolution filters the group's channels."""
+    alone = [coupling.filters(op) for op in coupling.producers() if _is_depthwise(coupling.graph, op)]
+    return any(np.isin(group.units, units).any() for units in alone)
+
+
 def step_of(group: Group, tile: int, *, auto: bool) -> int:
     """By how many units a group may shrink, so that the channels of its layers fill tiles.
 
