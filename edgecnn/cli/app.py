@@ -18,6 +18,7 @@ from edgecnn.cli import (
     predict,
     prune,
     qat,
+    quantize,
     run,
     sensitivity,
     show,
@@ -67,6 +68,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
+app.command("quantize")(quantize.quantize)
 app.command("qat")(qat.qat)
 app.command("prune")(prune.prune)
 app.command("sensitivity")(sensitivity.sensitivity)

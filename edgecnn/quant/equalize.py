@@ -128,7 +128,8 @@ def _carried(graph: Graph, op: Op) -> tuple[str, ...]:
 
 def _family(graph: Graph, names: list[str]) -> Family | None:
     """The values `names`, which ops pass on among themselves, as a family; None if something fixes their scale."""
-    inside, family = set(names), None
+    inside = set(names)
+    family: Family | None = None
     for name in names:
         op = graph.makers.get(name)
         if op is None or name in graph.outputs:

@@ -1,4 +1,4 @@
-"""Curves as an image file, without a display; matplotlib is loaded when one is drawn."""
+"""Curves and bars as an image file, without a display; matplotlib is loaded when one is drawn."""
 
 from __future__ import annotations
 
@@ -65,4 +65,33 @@ def plot_curves(
     figure.legend(loc="outside right upper", fontsize=7, ncols=columns, frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=150)
+    atomic_write(path, content.getvalue())
+
+
+def plot_bars(path: Path, panels: Mapping[str, Mapping[str, float]], *, title: str) -> None:
+    """Writes horizontal bars, one panel beside the other, the first bar on top.
+
+    Args:
+        path: of the image; its ending says the format.
+        panels: by the label of the x axis (with unit), the bars by name.
+        title: above all.
+
+    Raises:
+        UsageError: the file's name has another ending.
+    """
+    check_plot_path(path)
+    from matplotlib.figure import Figure
+
+    tallest = max(len(bars) for bars in panels.values())
+    figure = Figure(figsize=(6 * len(panels), 1.5 + 0.16 * tallest), layout="constrained")
+    for axes, (label, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.barh(range(len(bars)), list(bars.values()), color="#3b6ea5")
+        axes.set_yticks(range(len(bars)), list(bars), fontsize=6)
+        axes.invert_yaxis()
+        axes.margins(y=0.01)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3, axis="x")
+    figure.suptitle(title)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=120)
     atomic_write(path, content.getvalue())
