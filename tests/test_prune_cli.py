@@ -257,16 +257,21 @@ def timed_with_overhead(line, pruned: Graph, *, min_seconds: float) -> Timing:
     return Timing((1.0, ratio), (1.0, ratio), (ratio, ratio))
 
 
-def test_latency_is_predicted_and_measured(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On this machine; the net is so small that starting it takes most of the time, and the goal may be missed."""
-    command = ["prune", net, "--latency", 0.97, "--round-to", 8, "-o", "o.safetensors", "--json"]
+def test_latency_is_predicted_and_measured(
+    net: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a table that is known and on this machine, where starting so small a net takes most of the time."""
+    table = LatencyTable("a known device", known_device)
+    monkeypatch.setattr("edgecnn.pipeline.prune.latency_table", lambda *_, **__: table)
+    monkeypatch.setattr("edgecnn.pipeline.prune.ATTEMPTS", 1)
+    command = ["prune", net, "--latency", 0.8, "--round-to", 8, "-o", "o.safetensors", "--json"]
     code, said, told = run(capsys, *command)
     content = json.loads(said)
     assert code == 0
     assert {"table", "time", "bench"} <= {line.split()[0] for line in told.splitlines()}
     timing = content["timing"]
     assert all(us > 0 for us in (*content["predicted_us"], *timing["median_us"], *timing["fastest_us"]))
-    assert content["predicted_us"][1] < content["predicted_us"][0]
+    assert content["predicted_us"][1] <= 0.8 * content["predicted_us"][0]
     low, high = timing["ratio_ci95"]
     assert 0 < low <= high
 

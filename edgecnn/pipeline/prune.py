@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import lcm
+from math import inf, lcm
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ NEAR = 0.02
 """A measured latency this close to the goal, as a share of the unpruned one's, is as good as it."""
 ATTEMPTS = 5
 """Plans that are measured, each with a goal corrected by what the one before it came to."""
+REPEATS = 4
+AGAIN = 1.02
+"""Measurements of one plan, until the fastest run comes again, within these bounds."""
 FAR = 0.1
 """A measured latency this far from the goal, as a share of the goal, is worth a remark."""
 
@@ -163,6 +166,7 @@ class _Line:
     images: Images
     stages: Stages
     table: LatencyTable | None
+    whole_us: float = inf  # the fastest run of the unpruned net so far
 
     def run(self) -> Pruned:
         options = self.options
@@ -234,7 +238,7 @@ class _Line:
                 best = 0.0, chosen, pruned
                 break
             with self.stages.stage("time") as stage:
-                measured = self._compare(pruned, min_seconds=1.0).ratio
+                measured = self._ratio(pruned)
                 stage.outcome = f"{measured:.3f} of the unpruned net's latency, {share:.3f} was predicted"
             off = abs(measured - options.ratio)
             if best is None or off < best[0]:
@@ -266,6 +270,20 @@ class _Line:
             what=NAMES[self.options.what],
             whole=self.whole,
         )
+
+    def _ratio(self, pruned: Graph) -> float:
+        """The latency against the unpruned net's, by the fastest runs.
+
+        On a busy machine a fastest run may still be a disturbed one; one that comes a second time is not.
+        """
+        part_us = inf
+        for _ in range(REPEATS):
+            whole_now, part_now = self._compare(pruned, min_seconds=1.0).fastest_us
+            again = whole_now < AGAIN * self.whole_us < inf and part_now < AGAIN * part_us < inf
+            self.whole_us, part_us = min(whole_now, self.whole_us), min(part_now, part_us)
+            if again:
+                break
+        return part_us / self.whole_us
 
     def _compare(self, pruned: Graph, *, min_seconds: float) -> Timing:
         graphs = {"unpruned": self.original, "pruned": pruned}
