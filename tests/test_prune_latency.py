@@ -131,7 +131,7 @@ def test_a_core_that_is_not_here_cannot_be_measured() -> None:
 def test_a_net_measured_here_takes_about_what_was_predicted(tmp_path: Path) -> None:
     """Pieces alone find their data in the cache and hand nothing over; a busy machine adds noise to both sides.
 
-    So the sum may miss by a quarter. A table that mixes up layers or widths is off by factors.
+    So the ratio may miss by a sixth, where it missed by a fiftieth on a busy machine. A wrong table is off by factors.
     """
     all_targets()
     target = TARGETS["tflite-int8"]
@@ -146,5 +146,5 @@ def test_a_net_measured_here_takes_about_what_was_predicted(tmp_path: Path) -> N
     ledger.remove(removed)
     report = compare({"whole": built, "half": apply(coupling, removed)}, target, local_cpu(), min_seconds=0.5)
     times = [run.min_ms * 1e3 for run in report.runs]
-    assert ledger.total() / whole == pytest.approx(times[1] / times[0], rel=0.25)
+    assert ledger.total() / whole == pytest.approx(times[1] / times[0], rel=1 / 6)
     assert times[1] < 0.8 * times[0]
