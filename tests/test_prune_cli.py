@@ -20,6 +20,7 @@ from edgecnn.pipeline.prune import prune
 from edgecnn.pipeline.pruned import PruneOptions, Timing
 from edgecnn.pipeline.relearn import Relearning
 from edgecnn.pipeline.source import macs_total
+from edgecnn.pipeline.sparsify import SparseOptions, sparsify
 from edgecnn.prune.apply import apply
 from edgecnn.prune.groups import prunable
 from edgecnn.prune.latency import LatencyTable
@@ -79,6 +80,42 @@ def test_prune_halves_a_net_and_fine_tuning_brings_it_back(net: Path, capsys: py
     assert (code, told.splitlines()[0]) == (2, "UsageError: `half.safetensors` exists already")
     code, said, _ = run(capsys, "eval", "half.safetensors", "--data", "digits", "--json")
     assert code == 0
+
+
+@pytest.mark.parametrize("goal", ["macs", "unstructured"])
+def test_fine_tuning_goes_on_after_an_interrupt(net: Path, goal: str) -> None:
+    """In the second step; the first is not learned again, and the result is that of a run without a break."""
+    settings = QUICK.model_copy(update={"epochs": 1, "checkpoint_seconds": 0.0})
+    common = {"steps": 2, "relearning": Relearning(settings), "time_it": False}
+    seen: list[int] = []
+
+    def go(output: str, *, stop_at: int = 10**6, restart: bool = False) -> Graph:
+        def on_step(report) -> None:
+            seen.append(report.done)
+            if len(seen) == stop_at:
+                raise KeyboardInterrupt
+
+        seen.clear()
+        where = {"output": Path(output), "restart": restart, "data": digits(), "on_step": on_step}
+        if goal == "macs":
+            return prune(str(net), how=PruneOptions("macs", 0.6, round_to=1, min_channels=2, **common), **where).graph
+        return sparsify(str(net), how=SparseOptions(0.6, **common), **where).graph
+
+    whole = go("whole.safetensors")
+    steps = len(seen)
+    with pytest.raises(KeyboardInterrupt):
+        go("cut.safetensors", stop_at=steps - 3)
+    assert len(list(Path().glob("cut.step*.checkpoint.safetensors"))) == 2
+    again = go("cut.safetensors")
+    assert len(seen) == 3
+    assert all(
+        np.array_equal(value.data, again.value(name).data) for name, value in whole.values.items() if value.is_const
+    )
+    assert sorted(p.name for p in Path().iterdir()) == ["cut.safetensors", "net.safetensors", "whole.safetensors"]
+    with pytest.raises(KeyboardInterrupt):
+        go("fresh.safetensors", stop_at=5)
+    go("fresh.safetensors", restart=True)
+    assert len(seen) == steps
 
 
 def test_tables(net: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,10 +65,14 @@ def prune(
     input_shape: Annotated[str | None, typer.Option("--input", help="For a net: CxHxW.")] = None,
     net_option: Annotated[list[str] | None, typer.Option(help="For a net: key=value. Repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of chance, draws and fine-tuning.")] = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="Start afresh where a checkpoint was left.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Remove the channels that are worth least until a share of the cost is left, and write the net as a bundle."""
+    """Remove the channels that are worth least until a share of the cost is left, and write the net as a bundle.
+
+    The same command goes on after an interrupt.
+    """
     from edgecnn.cli.console import pairs, print_json, reporting_stages, shape
     from edgecnn.cli.training import train_settings, training_progress
     from edgecnn.errors import UsageError
@@ -117,7 +121,7 @@ def prune(
         "seed": seed,
     }
     with training_progress() as (on_epoch, on_step):
-        source |= {"data": data, "output": bundle_path(output), "overwrite": overwrite}
+        source |= {"data": data, "output": bundle_path(output), "overwrite": overwrite, "restart": restart}
         source |= {"stages": reporting_stages(), "on_epoch": on_epoch, "on_step": on_step}
         if what == "unstructured":
             sparse = sparsify(net, how=SparseOptions(sparsity=ratio, **common), **source)

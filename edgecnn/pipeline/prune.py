@@ -52,6 +52,7 @@ def prune(
     data: str | Dataset | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     stages: Stages | None = None,
     on_epoch: Progress | None = None,
     on_step: OnStep | None = None,
@@ -66,6 +67,7 @@ def prune(
         data: images for scores, fine-tuning and accuracy: a profile, or a folder or archive of them.
         output: the bundle to write; None: none.
         overwrite: replace one that exists.
+        restart: fine-tune afresh where an interrupted run left checkpoints; else it goes on.
         stages: told about each stage.
         on_epoch: called after each epoch of fine-tuning.
         on_step: called after each step of fine-tuning.
@@ -86,11 +88,14 @@ def prune(
         original = source.to_graph()
         stage.outcome = f"{source.name}, weights: {source.weights.kind}"
     dataset = data_of(data, source, seed=how.seed)
-    images = Images(dataset, original, stages, how.seed, on_epoch, on_step)
+    images = Images(dataset, original, stages, how.seed, on_epoch, on_step, output)
+    if restart:
+        images.forget()
     found = _Line(source, original, how, images, stages, table).run()
     if output is not None:
         content = provenance_of(source, dataset, how.relearning, _record(found), params=found.params[1], seed=how.seed)
         bundle.save(found.graph, output, provenance=content)
+        images.forget()
         found = replace(found, path=output)
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -25,6 +27,7 @@ from edgecnn.train.trainer import NO_SAY, OnStep, Progress
 from edgecnn.train.tune import tune_graph
 
 RECALIBRATED_IMAGES = 2048
+CHECKPOINT = ".checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,12 @@ class Images:
         data: its images; None: there are none, and nothing can be measured or learned.
         original: the graph before pruning.
         stages: told about each stage.
+        seed: of draws and fine-tuning.
+        on_epoch: called after each epoch of fine-tuning.
+        on_step: called after each step of fine-tuning.
+        output: the bundle that will be written; checkpoints of fine-tuning lie beside it until then.
         accuracy: what was measured so far, by when.
+        notes: what the reader of the result must know.
     """
 
     data: Dataset | None
@@ -63,6 +71,7 @@ class Images:
     seed: int = 0
     on_epoch: Progress | None = None
     on_step: OnStep | None = None
+    output: Path | None = None
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _teacher: nn.Module | None = None
@@ -115,10 +124,20 @@ class Images:
                 progress=self.on_epoch,
                 on_step=self.on_step,
                 make_module=make_module,
+                checkpoint=self._checkpoint(step),
             )
             self.accuracy["after"] = tuned.accuracy
             stage.outcome = f"step {step} of {steps}: {tuned.accuracy.top1:.2f} %"
         return tuned.graph
+
+    def _checkpoint(self, step: int) -> Path | None:
+        return self.output and self.output.with_name(f"{self.output.stem}.step{step}{CHECKPOINT}")
+
+    def forget(self) -> None:
+        """Removes the checkpoints: the result is safe, or is not wanted."""
+        if self.output is not None:
+            for path in self.output.parent.glob(f"{escape(self.output.stem)}.step*{CHECKPOINT}"):
+                path.unlink()
 
     def recalibrate(self, graph: Graph, make_module: Callable[[Graph], GraphModule] = GraphModule) -> Graph:
         """The graph with batch norm's statistics measured again: what is gone shifts the channels behind it."""

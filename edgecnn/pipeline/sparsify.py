@@ -107,6 +107,7 @@ def sparsify(
     data: str | Dataset | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     stages: Stages | None = None,
     on_epoch: Progress | None = None,
     on_step: OnStep | None = None,
@@ -120,6 +121,7 @@ def sparsify(
         data: images for fine-tuning and accuracy.
         output: the bundle to write; None: none.
         overwrite: replace one that exists.
+        restart: fine-tune afresh where an interrupted run left checkpoints; else it goes on.
         stages: told about each stage.
         on_epoch: called after each epoch of fine-tuning.
         on_step: called after each step of fine-tuning.
@@ -142,7 +144,9 @@ def sparsify(
     layers = {op.output: op.inputs[1] for op in original.ops if op.kind in PRODUCERS}
     kept = {layers[name] for name in matching(original, layers, how.keep)}
     dataset = data_of(data, source, seed=how.seed)
-    images = Images(dataset, original, stages, how.seed, on_epoch, on_step)
+    images = Images(dataset, original, stages, how.seed, on_epoch, on_step, output)
+    if restart:
+        images.forget()
     images.begin(source.labels, how.relearning)
     graph = original
     for step in range(1, how.steps + 1):
@@ -172,6 +176,7 @@ def sparsify(
         record = {"what": "unstructured", "sparsity": how.sparsity, "scope": how.scope, "steps": how.steps}
         content = provenance_of(source, dataset, how.relearning, record, params=source.params, seed=how.seed)
         bundle.save(graph, output, provenance=content)
+        images.forget()
         found = replace(found, path=output)
     return found
 
