@@ -270,7 +270,6 @@ class _Line:
             self.cost(coupling),
             goal=goal,
             counts={g.name: [n for n in self.counts[g.name] if n <= len(g)] for g in groups},
-            across=SCORES[self.options.score].across,
             scope=self.options.scope,
             what=NAMES[self.options.what],
             whole=self.whole,

@@ -1,9 +1,8 @@
 """Which units go, so that a net costs so much of what it costs now and loses as little as possible.
 
 What is lost is measured over all layers: a layer that keeps the share s of its filters' scores has lost -log s, so that
-taking a layer's last filters is never cheap; with scores that can be compared across layers, what is lost is their sum.
-Globally, the next units to go are those of the group that loses least per cost saved; or every group keeps the same
-share, to within one step. Counts stay full tiles.
+taking a layer's last filters is never cheap. Globally, the next units to go are those of the group that loses least
+per cost saved; or every group keeps the same share, to within one step. Counts stay full tiles.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ class _Loss:
 
     group: Group
     scores: Array  # ascending
-    across: bool
 
     def __post_init__(self) -> None:
         self._below = np.concatenate([[0.0], np.cumsum(self.scores)])
@@ -56,8 +54,6 @@ class _Loss:
     def at(self, kept: int) -> float:
         """The loss of keeping so many."""
         gone = float(self._below[len(self.group) - kept])
-        if self.across:
-            return gone
         whole = float(self._below[-1])
         return -len(self.group.layers) * float(np.log(max(1 - gone / whole, 1e-12))) if whole > 0 else 0.0
 
@@ -70,7 +66,6 @@ def plan(
     *,
     goal: float,
     counts: Mapping[str, Sequence[int]],
-    across: bool = False,
     scope: Scope = "global",
     what: str = "cost",
     whole: float | None = None,
@@ -84,7 +79,6 @@ def plan(
         ledger: what counts; nothing removed yet.
         goal: the most that the rest may cost, in the ledger's unit.
         counts: for each group the numbers of units it may keep, falling, the first all of them.
-        across: whether scores can be compared across groups.
         scope: over all groups, or each to the same share.
         what: the cost's name, for messages.
         whole: what the ratios in messages refer to; None: the ledger's total now.
@@ -94,7 +88,7 @@ def plan(
     """
     protected = alive(coupling, scores)
     order = {g.name: _least_first(g, scores, protected) for g in groups}
-    losses = {g.name: _Loss(g, scores[order[g.name]], across) for g in groups}
+    losses = {g.name: _Loss(g, scores[order[g.name]]) for g in groups}
     legal = {g.name: [n for n in counts[g.name] if n >= int(protected[g.units].sum())] or [len(g)] for g in groups}
     _check_reachable(ledger, groups, order, legal, goal, what, ledger.total() if whole is None else whole)
     if scope == "global":

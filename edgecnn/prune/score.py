@@ -1,8 +1,8 @@
 """What each filter is worth: one function each, and how the filters of a unit are worth something together.
 
-Most scores compare filters of one layer, and their size means nothing across layers. They are divided by their mean
-over the layer; a unit's score is the mean over its filters. Taylor scores estimate the change of the loss and can be
-compared across layers: they are added up.
+Scores compare filters of one layer, and their size means nothing across layers. They are divided by their mean over
+the layer; a unit's score is the mean over its filters. That holds for estimates of the loss too: first-order changes
+of single filters are so small in late layers that their sum would take nearly all of them, and they do not add up.
 """
 
 from __future__ import annotations
@@ -44,23 +44,19 @@ class Score:
 
     Args:
         of: the scores of a layer's filters, (filters,); larger is worth more.
-        across: whether they can be compared across layers.
         images: whether they need images.
     """
 
     of: Callable[[Filters], Array]
-    across: bool = False
     images: bool = False
 
 
 SCORES: Registry[Score] = Registry("score")
 
 
-def _score(
-    name: str, *, across: bool = False, images: bool = False
-) -> Callable[[Callable[[Filters], Array]], Callable[[Filters], Array]]:
+def _score(name: str, *, images: bool = False) -> Callable[[Callable[[Filters], Array]], Callable[[Filters], Array]]:
     def add(function: Callable[[Filters], Array]) -> Callable[[Filters], Array]:
-        SCORES.add(name, Score(function, across, images))
+        SCORES.add(name, Score(function, images))
         return function
 
     return add
@@ -92,14 +88,16 @@ def bn_scale(f: Filters) -> Array:
     return np.ones(len(f.weight)) if f.norm is None else np.abs(f.norm)
 
 
-@_score("taylor", across=True, images=True)
+@_score("taylor", images=True)
 def taylor(f: Filters) -> Array:
-    """The squared first-order change of the loss when the filter's output becomes zero.
+    """The first-order change of the loss when the filter's output becomes zero, root mean square over batches.
 
-    Source: Molchanov et al. 2019, "Importance estimation for neural network pruning", arXiv:1906.10771, equation 8.
+    Source: Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient inference",
+        arXiv:1611.06440, equation 8, with its normalisation by layer; 2019, arXiv:1906.10771, for the gates.
     """
     assert f.sensitivity is not None  # `unit_scores` has seen to it
-    return f.sensitivity
+    found: Array = np.sqrt(f.sensitivity)
+    return found
 
 
 @_score("fpgm")
@@ -154,12 +152,11 @@ def unit_scores(
             rng,
         )
         found = score.of(filters)
-        if not score.across:
-            found = found / max(float(found.mean()), 1e-30)
+        found = found / max(float(found.mean()), 1e-30)
         there = units != LOCKED
         np.add.at(total, units[there], found[there])
         np.add.at(count, units[there], 1)
-    return total if score.across else total / np.maximum(count, 1)
+    return total / np.maximum(count, 1)
 
 
 def norm_behind(graph: Graph, op: Op) -> Op | None:
