@@ -11,6 +11,7 @@ import torch
 from edgecnn.data import Dataset
 from edgecnn.ir.graph import Array, Graph
 from edgecnn.ir.module import GraphModule
+from edgecnn.quant.adaround import Settings, reconstruct
 from edgecnn.quant.assign import assign
 from edgecnn.quant.bias import correct_bias
 from edgecnn.quant.choose import choose
@@ -18,6 +19,7 @@ from edgecnn.quant.equalize import channel_reach, equalize
 from edgecnn.quant.measure import measure
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import Scheme
+from edgecnn.quant.segments import Unit
 from edgecnn.quant.simulate import Simulation, decibels, float_constants, lost
 
 BATCH = 16
@@ -121,6 +123,17 @@ def _equalize(state: State, tools: Tools) -> State:
     return replace(_bias(found, tools), said=f"the channels of {len(notes)} activations")
 
 
+def _round(unit: Unit) -> Callable[[State, Tools], State]:
+    def climb(state: State, tools: Tools) -> State:
+        coded, notes = reconstruct(
+            state.graph, state.coded, tools.calibration(), settings=Settings(unit=unit), seed=tools.dataset.seed
+        )
+        better = sum(note.did for note in notes)
+        return replace(state, coded=coded, said=f"the weights of {better} of {len(notes)} {unit}s chose anew")
+
+    return climb
+
+
 def _whole(graph: Graph, images: int) -> int:
     """How many images can be in memory at once: the widest activations of the net below 2**28 numbers."""
     widest = max(int(np.prod(graph.shape(op.output)[1:])) for op in graph.ops)
@@ -132,6 +145,8 @@ RUNGS: tuple[Rung, ...] = (
     Rung("choose", "the range estimator of each value by the error of the output", _choose),
     Rung("bias", "bias correction", _bias),
     Rung("equalize", "cross-layer equalisation, then estimators and biases again", _equalize),
+    Rung("adaround", "weights rounded for the output of their layer (AdaRound)", _round("layer")),
+    Rung("blocks", "weights rounded for the output of their block, with its scales (BRECQ)", _round("block")),
 )
 
 

@@ -66,17 +66,17 @@ class Piece:
 
     Args:
         output: its output.
-        weights: how many it has, and `moved`: how many of them left the nearest code.
+        weights: how many it has, and `moved`: how many of them changed their code.
         moved: see `weights`.
-        nearest_error: mean squared error of its output on all images, relative to the power of the target, if weights
-            round to nearest; likewise `error` as learned.
-        error: see `nearest_error`.
+        before: mean squared error of its output on all images, relative to the power of the target, with the codes that
+            it had; likewise `error` as learned.
+        error: see `before`.
     """
 
     output: str
     weights: int
     moved: int
-    nearest_error: float
+    before: float
     error: float
 
 
@@ -94,10 +94,10 @@ def reconstruct(
 ) -> tuple[Graph, list[Note]]:
     """`graph` with weights moved onto the codes that were chosen: `Value.codes` of each weight gives them.
 
-    A piece whose error did not fall keeps the nearest codes.
+    A piece whose error did not fall keeps the codes it has.
 
     Args:
-        float_graph: the same net in real numbers: the ops have the same names.
+        float_graph: the same net in real numbers, whose weights are rounded: the ops have the same names.
         graph: from `quant.assign`, or changed since.
         images: batches, float32 (N, C, H, W).
         settings: how.
@@ -117,8 +117,8 @@ def reconstruct(
         learned = run.step(piece)
         if learned is None:
             continue
-        why = f"{learned.moved:,} of {learned.weights:,} weights left the nearest code"
-        gained = 10 * np.log10(learned.nearest_error / learned.error) if learned.error > 0 else 0.0
+        why = f"{learned.moved:,} of {learned.weights:,} weights changed their code"
+        gained = 10 * np.log10(learned.before / learned.error) if learned.error > 0 else 0.0
         notes.append(Note(RULE, learned.output, learned.moved > 0, f"{why}: {gained:.1f} dB less noise"))
         if progress:
             progress(number + 1, len(pieces), learned)
@@ -164,16 +164,19 @@ class _Run:
         graph = piece.graph(self.graph)
         whole = [group for group in shared_groups(self.graph) if graph.values.keys() >= set(group.values)]
         own = {name for group in whole for name in group.values} if self.settings.scale_lr else set()
-        module = SoftRounding(graph, scales_of=own)
+        floats = {
+            op.inputs[1]: self.float_graph.const(self.float_graph.makers[op.output].inputs[1]) for op in piece.layers
+        }
+        module = SoftRounding(graph, floats, scales_of=own)
         inputs = [(self.codes[name], graph.value(name).q) for name in piece.inputs]
-        nearest = _error(module, inputs, target)
-        if nearest == 0.0:
+        before = _error(FakeQuantModule(graph), inputs, target)
+        if before == 0.0:
             return None
-        _optimise(module, inputs, target, nearest, self.settings, self.draw)
+        _optimise(module, inputs, target, before, self.settings, self.draw)
         error = _error(module, inputs, target)
         power = max(float(np.mean(np.square(target, dtype=np.float64))), 1e-30)
-        if error >= nearest:
-            return Piece(piece.output, module.weights, 0, nearest / power, nearest / power)
+        if error >= before:
+            return Piece(piece.output, module.weights, 0, before / power, before / power)
         edit, moved = self.graph.edit(), 0
         for name, codes in module.chosen().items():
             value = self.graph.value(name)
@@ -181,7 +184,7 @@ class _Run:
             moved += int(np.count_nonzero(codes != value.codes))
             edit.values[name] = replace(value, data=value.q.dequantize(codes))
         self.graph = finished(edit.finish(), module.scales())
-        return Piece(piece.output, module.weights, moved, nearest / power, error / power)
+        return Piece(piece.output, module.weights, moved, before / power, error / power)
 
     def _float(self, piece: Segment) -> Array:
         """The float net over the piece; what it makes."""
@@ -243,7 +246,7 @@ def _real_batch(inputs: Inputs, chosen: Any) -> list[Tensor]:
 
 
 def _optimise(
-    module: SoftRounding, inputs: Inputs, target: Array, nearest: float, settings: Settings, draw: np.random.Generator
+    module: SoftRounding, inputs: Inputs, target: Array, before: float, settings: Settings, draw: np.random.Generator
 ) -> None:
     """Moves the rounding variables of `module`; its output's error and their indecision fall."""
     groups = [{"params": list(module.rounding.parameters()), "lr": settings.lr}]
@@ -257,7 +260,7 @@ def _optimise(
     module.soft = True
     for step in range(settings.steps):
         chosen = draw.choice(len(target), size, replace=False)
-        error = (module(*_real_batch(inputs, chosen)) - torch.from_numpy(target[chosen])).square().mean() / nearest
+        error = (module(*_real_batch(inputs, chosen)) - torch.from_numpy(target[chosen])).square().mean() / before
         if step >= warm:
             # Cosine, as in the authors' code: the exponent is high, and pulls only who is nearly decided, for long.
             share = (step - warm) / max(settings.steps - warm, 1)
@@ -272,7 +275,7 @@ def _optimise(
 
 
 @torch.no_grad()
-def _error(module: SoftRounding, inputs: Inputs, target: Array, size: int = 64) -> float:
+def _error(module: FakeQuantModule, inputs: Inputs, target: Array, size: int = 64) -> float:
     """Mean squared error of the module's output on all images, weights rounded hard."""
     total = 0.0
     for at in range(0, len(target), size):
@@ -290,10 +293,13 @@ class SoftRounding(FakeQuantModule):
 
     Args:
         graph: with parameters on its values.
+        floats: the weights in real numbers, by name; the graph's own where they are missing.
         scales_of: the activations whose scales are learned too, unless they are rigid (`quant.learned.is_rigid`).
     """
 
-    def __init__(self, graph: Graph, *, scales_of: Collection[str] = ()) -> None:
+    def __init__(
+        self, graph: Graph, floats: Mapping[str, Array] | None = None, *, scales_of: Collection[str] = ()
+    ) -> None:
         super().__init__(graph)
         self.requires_grad_(False)
         keys = {self._learned_of[name] for name in scales_of if not graph.value(name).is_const}
@@ -306,8 +312,9 @@ class SoftRounding(FakeQuantModule):
                 name = op.inputs[1]
                 q = graph.value(name).q
                 assert q is not None  # `_is_coded`
-                scale, _ = q.spread(graph.const(name).ndim)
-                steps = np.clip(graph.const(name).astype(np.float64) / scale, q.qmin, q.qmax)
+                real = (floats or {}).get(name, graph.const(name))
+                scale, _ = q.spread(real.ndim)
+                steps = np.clip(real.astype(np.float64) / scale, q.qmin, q.qmax)
                 below = np.floor(steps)
                 self._below[name] = torch.from_numpy(below.astype(np.float32))
                 # h of this is what is left of the weight, so that the soft weight begins as the float one.
