@@ -39,6 +39,12 @@ def export(
     estimator: Annotated[
         str, typer.Option(help="How ranges are chosen: mse, mean-minmax, minmax, percentile, entropy.")
     ] = "mse",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of top-1 that int8 may cost on the labelled images of --calibration; see `edgecnn quantize`."
+        ),
+    ] = None,
     input_type: Annotated[
         str | None,
         typer.Option(help="Element type of the input: int8, uint8 or float32. Default: the target's fastest."),
@@ -82,6 +88,7 @@ def export(
             calibration=calibration,
             skip_unreadable=skip_unreadable,
             estimator=estimator,
+            max_drop=max_drop,
             input_type=input_type,
             embed_normalization=embed_normalization,
             batch=batch,

@@ -16,12 +16,13 @@ from edgecnn import coverage as coverage_module
 from edgecnn import parity as parity_module
 from edgecnn.artifact import Artifact, manifest_path, refuse_existing
 from edgecnn.data import Dataset, load_profile
-from edgecnn.errors import InputError, UsageError, unknown
+from edgecnn.errors import CheckFailed, InputError, UsageError, unknown
 from edgecnn.ir.graph import Array, Graph, Note, Pass
 from edgecnn.passes.embed_normalization import embed_normalization
 from edgecnn.passes.standard import run_passes
 from edgecnn.pipeline.coded import Coding
 from edgecnn.pipeline.manifest import build_manifest
+from edgecnn.pipeline.quantize import QuantizeOptions, quantize
 from edgecnn.pipeline.source import NetSource, load_source, macs_total
 from edgecnn.pipeline.stages import Stages
 from edgecnn.quant.assign import assign
@@ -53,6 +54,8 @@ class ExportOptions:
         calibration_images: at most this many of them.
         skip_unreadable: leave out images that cannot be read.
         estimator: a name in `quant.estimate.ESTIMATORS`.
+        max_drop: points of top-1 that quantisation may cost; the ladder is climbed as far as needed, on labelled
+            images of `calibration`. None: ranges by `estimator`, whatever they cost.
         input_type: int8, uint8 or float32; None: the target's first.
         embed_normalization: the artifact takes raw 0-255 pixels.
         batch: images per call.
@@ -76,6 +79,7 @@ class ExportOptions:
     calibration_images: int = 256
     skip_unreadable: bool = False
     estimator: str = "mse"
+    max_drop: float | None = None
     input_type: str | None = None
     embed_normalization: bool = False
     batch: int = 1
@@ -135,6 +139,8 @@ def export(
     ranges_path = path.with_name(path.name + ".ranges.json")
     refuse_existing(path, manifest_path(path), overwrite=options.overwrite)
     with thread_limit(options.threads):
+        if options.max_drop is not None:
+            source = _through_ladder(source, target, cpu, options, stages, data)
         line = _Line(source, target, cpu, input_type, options, stages, data, ranges_path)
         return line.run(path)
 
@@ -172,6 +178,47 @@ def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
         raise UsageError("the batch must be at least 1", got=str(options.batch))
     io: IoType = next(t for t in target.input_types if t == input_type)
     return target, cpu, io
+
+
+def _through_ladder(
+    source: NetSource, target: Target, cpu: Cpu, options: ExportOptions, stages: Stages, data: Dataset | None
+) -> NetSource:
+    """The net with codes that lose no more than `max_drop` points.
+
+    Raises:
+        CheckFailed: no rung of the ladder is good enough.
+        EdgecnnError: as `pipeline.quantize.quantize`.
+    """
+    assert options.max_drop is not None  # the caller has seen to it
+    if options.embed_normalization:
+        raise UsageError(
+            "the ladder quantises for normalised images", do="leave out --embed-normalization or --max-drop"
+        )
+    found = quantize(
+        source,
+        data=data or options.calibration,
+        options=QuantizeOptions(
+            target=target.name,
+            cpu=cpu,
+            settings=options.settings,
+            max_drop=options.max_drop,
+            estimator=options.estimator,
+            images=options.calibration_images,
+            latency=False,
+            seed=options.seed,
+            skip_unreadable=options.skip_unreadable,
+        ),
+        stages=stages,
+    )
+    if not found.within:
+        raise CheckFailed(
+            "no way of quantising the net loses as little as it may",
+            where=source.name,
+            expected=f"at most {options.max_drop:g} points of top-1 on `{options.calibration}`",
+            got=f"{found.step.lost:.2f} points by `{found.best}`",
+            do="train it with its codes (`edgecnn qat`), or allow more",
+        )
+    return replace(source, module=None, graph=found.graph, coding=found.coding, preprocessing=found.preprocessing)
 
 
 def _require_coding(coding: Coding, target: Target, cpu: Cpu, options: ExportOptions, *, where: str) -> None:
