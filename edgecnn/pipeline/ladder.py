@@ -11,18 +11,23 @@ import torch
 from edgecnn.data import Dataset
 from edgecnn.ir.graph import Array, Graph
 from edgecnn.ir.module import GraphModule
+from edgecnn.pipeline.costs import float_costs
 from edgecnn.quant.adaround import Settings, reconstruct
 from edgecnn.quant.assign import assign
 from edgecnn.quant.bias import correct_bias
 from edgecnn.quant.choose import choose
 from edgecnn.quant.equalize import channel_reach, equalize
 from edgecnn.quant.measure import measure
+from edgecnn.quant.mixed import spend
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.scheme import Scheme
 from edgecnn.quant.segments import Unit
 from edgecnn.quant.simulate import Simulation, decibels, float_constants, lost
+from edgecnn.targets.target import Cpu, Target
 
 BATCH = 16
+FLOAT_SHARE = 0.1
+"""Of the time that the ops of a net take, what computing some of them in float may add."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Tools:
         images: how many of them give ranges and means.
         probes: how many of them are run for each trial of a parameter.
         estimator: of the first rung.
+        target: what the net is for, and `cpu` its core.
+        cpu: see `target`.
     """
 
     scheme: Scheme
@@ -59,6 +66,8 @@ class Tools:
     images: int
     probes: int
     estimator: str
+    target: Target
+    cpu: Cpu
 
     def calibration(self) -> Iterator[Array]:
         """Batches of the images that give ranges."""
@@ -129,9 +138,30 @@ def _round(unit: Unit) -> Callable[[State, Tools], State]:
             state.graph, state.coded, tools.calibration(), settings=Settings(unit=unit), seed=tools.dataset.seed
         )
         better = sum(note.did for note in notes)
+        # Weights that were rounded for what a layer makes of its noisy input have taken other means.
+        coded, _ = correct_bias(state.graph, coded, tools.some(_whole(state.graph, tools.images)))
         return replace(state, coded=coded, said=f"the weights of {better} of {len(notes)} {unit}s chose anew")
 
     return climb
+
+
+def _mix(state: State, tools: Tools) -> State:
+    costs = float_costs(tools.target, tools.cpu, state.graph, state.coded)
+    budget_us = FLOAT_SHARE * sum(costs.coded_us.values())
+    found = spend(
+        state.graph,
+        state.coded,
+        tools.some(tools.probes),
+        costs.extra_us,
+        budget_us=budget_us,
+        lone=tools.target.runtime != "ort",
+    )
+    if not found.ops:
+        return replace(state, said=f"no op in float buys anything for {100 * FLOAT_SHARE:.0f} % more time")
+    names = ", ".join(found.ops[:3]) + (f" and {len(found.ops) - 3} more" if len(found.ops) > 3 else "")
+    share = 100 * found.extra_us / sum(costs.coded_us.values())
+    gained = 10 * np.log10(found.before / found.after)
+    return replace(state, coded=found.graph, said=f"{names} in float: {gained:.1f} dB for {share:.1f} % more time")
 
 
 def _whole(graph: Graph, images: int) -> int:
@@ -147,6 +177,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung("equalize", "cross-layer equalisation, then estimators and biases again", _equalize),
     Rung("adaround", "weights rounded for the output of their layer (AdaRound)", _round("layer")),
     Rung("blocks", "weights rounded for the output of their block, with its scales (BRECQ)", _round("block")),
+    Rung("mixed", f"ops in float that buy most, for at most {100 * FLOAT_SHARE:.0f} % more time", _mix),
 )
 
 

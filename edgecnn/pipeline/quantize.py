@@ -212,7 +212,7 @@ def quantize(
         check_net(imported, source.labels, classes_of(dataset))
         stage.outcome = f"{source.name}, weights: {source.weights.kind}"
     assert target.scheme is not None  # `coded_target` has seen to it
-    tools = Tools(target.scheme(cpu), dataset, options.images, options.probes, options.estimator)
+    tools = Tools(target.scheme(cpu), dataset, options.images, options.probes, options.estimator, target, cpu)
     with stages.stage("look") as stage:
         statistics, doubts = findings(imported, tools.calibration())
         calibration = _calibration(dataset, options)
