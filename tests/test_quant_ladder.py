@@ -103,3 +103,26 @@ def test_export_refuses_what_no_rung_reaches(net: str, tmp_path: Path, monkeypat
     with pytest.raises(CheckFailed, match="loses as little"):
         export(net, options=options)
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_the_whole_ladder_goes_up_to_training(net: str) -> None:
+    found = quantize(net, data="digits", options=replace(QUICK, highest=None, everything=True))
+    said = {step.rung: step.said for step in found.steps}
+    assert list(said) == ["ranges", "choose", "bias", "equalize", "adaround", "blocks", "mixed", "qat"]
+    assert "layers chose anew" in said["adaround"]
+    assert "blocks chose anew" in said["blocks"]
+    assert "in float" in said["mixed"]
+    assert said["qat"] == "2 epochs, taught by the net in float"
+    assert max(step.lost for step in found.steps) < 3
+
+
+def test_training_is_left_out_where_it_would_see_the_images_of_the_test(trained: Graph, tmp_path: Path) -> None:
+    data = digits()
+    everything = replace(
+        data, source=replace(data.source, entries=[replace(e, split="all") for e in data.source.entries])
+    )
+    assert everything.split_of("calibration") == everything.split_of("evaluation") == "all"
+    net = str(save_digits_bundle(tmp_path / "net.safetensors", trained))
+    options = replace(QUICK, highest="qat", everything=True)
+    steps = quantize(net, data=everything, options=options).steps
+    assert steps[-1].said == "no training images besides those that accuracy is measured on"

@@ -24,6 +24,7 @@ from edgecnn.quant.scheme import Scheme
 from edgecnn.quant.segments import Unit
 from edgecnn.quant.simulate import Simulation, decibels, float_constants, lost
 from edgecnn.targets.target import Cpu, Target
+from edgecnn.train.qat import QAT, quantization_aware
 
 BATCH = 16
 FLOAT_SHARE = 0.1
@@ -164,6 +165,16 @@ def _mix(state: State, tools: Tools) -> State:
     return replace(state, coded=found.graph, said=f"{names} in float: {gained:.1f} dB for {share:.1f} % more time")
 
 
+def _train(state: State, tools: Tools) -> State:
+    data = tools.dataset
+    if data.split_of("calibration") == data.split_of("evaluation"):
+        return replace(state, said="no training images besides those that accuracy is measured on")
+    trained = quantization_aware(
+        state.coded, data, settings=QAT, teacher=GraphModule(state.graph).eval(), seed=data.seed
+    )
+    return replace(state, coded=trained.graph, said=f"{QAT.epochs} epochs, taught by the net in float")
+
+
 def _whole(graph: Graph, images: int) -> int:
     """How many images can be in memory at once: the widest activations of the net below 2**28 numbers."""
     widest = max(int(np.prod(graph.shape(op.output)[1:])) for op in graph.ops)
@@ -178,6 +189,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung("adaround", "weights rounded for the output of their layer (AdaRound)", _round("layer")),
     Rung("blocks", "weights rounded for the output of their block, with its scales (BRECQ)", _round("block")),
     Rung("mixed", f"ops in float that buy most, for at most {100 * FLOAT_SHARE:.0f} % more time", _mix),
+    Rung("qat", "training with the codes, weights and scales", _train),
 )
 
 
