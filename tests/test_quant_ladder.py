@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from train_cases import digits, digits_graph, save_digits_bundle
 
+from edgecnn.data import load_profile
 from edgecnn.errors import CheckFailed, UsageError
 from edgecnn.ir.graph import Graph
 from edgecnn.pipeline.evaluate import evaluate
 from edgecnn.pipeline.export import ExportOptions, export
 from edgecnn.pipeline.quantize import QuantizeOptions, quantize, record_path, write
+from edgecnn.pipeline.source import load_source, macs_total
 from edgecnn.train.settings import TrainSettings
 from edgecnn.train.tune import tune_graph
 
@@ -126,3 +128,15 @@ def test_training_is_left_out_where_it_would_see_the_images_of_the_test(trained:
     options = replace(QUICK, highest="qat", everything=True)
     steps = quantize(net, data=everything, options=options).steps
     assert steps[-1].said == "no training images besides those that accuracy is measured on"
+
+
+def test_a_net_keeps_its_multiply_adds_whatever_form_it_runs_in(tmp_path: Path) -> None:
+    """HetConv executes zeros; what the net was defined with is what the artifact says."""
+    source = load_source("hetconv_small", weights="random", options={"num_classes": 10})
+    options = replace(QUICK, highest="ranges", limit=16)
+    found = quantize(source, data=load_profile("digits", input_shape=source.input_shape), options=options)
+    path = tmp_path / "coded.safetensors"
+    write(found, path, overwrite=False)
+    artifact = export(str(path), options=ExportOptions(cpu="x86", output=tmp_path, calibration="digits"))
+    assert artifact.manifest["net"]["macs"] == macs_total(source.to_graph())
+    assert macs_total(found.graph) > macs_total(source.to_graph())

@@ -23,7 +23,7 @@ from edgecnn.passes.standard import run_passes
 from edgecnn.pipeline.coded import Coding
 from edgecnn.pipeline.manifest import build_manifest
 from edgecnn.pipeline.quantize import QuantizeOptions, quantize
-from edgecnn.pipeline.source import NetSource, load_source, macs_total
+from edgecnn.pipeline.source import NetSource, load_source
 from edgecnn.pipeline.stages import Stages
 from edgecnn.quant.assign import assign
 from edgecnn.quant.estimate import ESTIMATORS
@@ -275,7 +275,7 @@ class _Line:
             options=self.options,
             data=data,
             graph=quantized or graph,
-            macs=macs_total(imported),
+            macs=self.source.macs_of(imported),
             rewrites=dict(sorted(Counter(n.rule for n in notes if n.did).items())),
             ranges=ranges,
             ranges_file=self.ranges_path.name if ranges else None,
@@ -310,7 +310,7 @@ class _Line:
     def _import(self) -> Graph:
         with self.stages.stage("import") as stage:
             graph = self.source.to_graph()
-            stage.outcome = f"{len(graph.ops)} ops, {macs_total(graph):,} multiply-adds"
+            stage.outcome = f"{len(graph.ops)} ops, {self.source.macs_of(graph):,} multiply-adds"
         return graph
 
     def _rewrite(self, imported: Graph) -> tuple[Graph, list[Note]]:

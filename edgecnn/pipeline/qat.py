@@ -120,6 +120,7 @@ def qat(
         provenance = {
             **earlier,
             "params": str(source.params),
+            "macs": str(source.macs_of(graph)),
             "qat": settings.model_dump_json(exclude=NO_SAY),
             "qat.seed": str(seed),
             **({"qat.teacher": Path(teacher).name} if teacher else {}),

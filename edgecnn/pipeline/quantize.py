@@ -380,6 +380,7 @@ def write(found: Quantized, path: Path, *, overwrite: bool) -> None:
     provenance = {
         **earlier,
         "params": str(source.params),
+        "macs": str(source.macs_of(source.to_graph())),
         **found.coding.to_provenance(),
         "quantize": json.dumps([step.to_json() for step in found.steps], sort_keys=True),
         "preprocessing": found.preprocessing.model_dump_json(),

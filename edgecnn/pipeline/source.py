@@ -58,6 +58,7 @@ class NetSource:
         preprocessing: of the official weights; None: the calibration profile's.
         labels: class names known from a bundle's provenance.
         params: trainable parameters, without those of auxiliary classifiers, which are not deployed.
+        macs: multiply-adds of the net that a bundle with codes was rewritten from; None: those of its own graph.
         entry: of the zoo, if it is one of its nets.
         coding: what a bundle's graph was quantised for; None: it is in float.
     """
@@ -72,6 +73,7 @@ class NetSource:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
     params: int = 0
+    macs: int | None = None
     entry: NetEntry | None = None
     coding: Coding | None = None
 
@@ -81,6 +83,10 @@ class NetSource:
             return self.graph
         assert self.module is not None  # one of the two is always there
         return import_module(self.module, self.input_shape, name=self.name)
+
+    def macs_of(self, imported: Graph) -> int:
+        """Multiply-adds of one image as the net was defined; `imported` is what `to_graph` gave."""
+        return macs_total(imported) if self.macs is None else self.macs
 
 
 def macs_total(graph: Graph) -> int:
@@ -148,6 +154,7 @@ def _bundle(spec: str, *, weights: str | None, options: dict[str, object], input
         preprocessing=Preprocessing.model_validate_json(recorded) if recorded else None,
         labels=tuple(labels.split("\n")) if labels else None,
         params=int(provenance.get("params", sum(v.data.size for v in graph.values.values() if v.data is not None))),
+        macs=int(provenance["macs"]) if "macs" in provenance else None,
         coding=Coding.of(provenance),
     )
 
