@@ -31,7 +31,7 @@ __all__ = ["__version__", "evaluate", "export", "predict"]
 
 
 def export(net: str, *, target: str = "tflite-int8", output: str | os.PathLike[str] = ".", **options: Any) -> Artifact:
-    """The artifact of `net` for `target`, proved and written with its manifest; see `pipeline.export.ExportOptions`.
+    """The artifact of `net` for `target`, proved and written with its manifest; see `pipeline.export_options.ExportOptions`.
 
     Args:
         net: a net of the zoo, a bundle, `file.py:callable` or `module:callable`.
@@ -47,8 +47,8 @@ def export(net: str, *, target: str = "tflite-int8", output: str | os.PathLike[s
     from pathlib import Path
 
     from edgecnn.errors import unknown
-    from edgecnn.pipeline.export import ExportOptions
     from edgecnn.pipeline.export import export as run
+    from edgecnn.pipeline.export_options import ExportOptions
 
     known = {field.name for field in fields(ExportOptions)}
     for name in options:

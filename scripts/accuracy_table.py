@@ -30,7 +30,8 @@ from edgecnn.artifact import Artifact
 from edgecnn.data import Dataset, load_profile
 from edgecnn.errors import EdgecnnError
 from edgecnn.inference import Predictor
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import NetSource, load_source
 
 Right = npt.NDArray[np.bool_]

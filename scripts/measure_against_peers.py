@@ -31,7 +31,8 @@ from edgecnn.bench.records import ArtifactRun, BenchReport
 from edgecnn.bench.run import bench
 from edgecnn.data import load_profile
 from edgecnn.inference import Predictor
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import NetSource, load_source
 
 GOALS: dict[tuple[str, str, str], float] = {

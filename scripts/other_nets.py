@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from edgecnn.errors import EdgecnnError, UnsupportedOp
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 
 TARGETS = ("tflite-int8", "onnx-int8")
 CALIBRATION_IMAGES = 4

@@ -24,7 +24,8 @@ from typing import Any
 from edgecnn.bench.run import bench
 from edgecnn.errors import EdgecnnError
 from edgecnn.nets import NETS
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import load_source
 from edgecnn.targets import all_targets
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.artifact import Artifact
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 
 NET = "mobilenet_v3_small"
 NET_OPTIONS = {"width": 0.25, "stem": "small", "num_classes": 10}

@@ -16,7 +16,8 @@ from edgecnn.ir import bundle, quantized
 from edgecnn.ir.graph import Graph
 from edgecnn.passes.standard import run_passes
 from edgecnn.pipeline.coded import Coding
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.quant.assign import assign
 from edgecnn.quant.measure import measure
 from edgecnn.targets import TARGETS, all_targets

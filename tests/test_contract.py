@@ -15,7 +15,8 @@ import pytest
 from prune_laws import assert_pruned_is_masked, constants
 
 from edgecnn.nets import NETS
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import NetSource, load_source
 from edgecnn.targets import all_targets
 

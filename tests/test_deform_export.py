@@ -20,7 +20,8 @@ from edgecnn.nets import build_net
 from edgecnn.nets.deform import DeformableConv2d, DeformConv2d
 from edgecnn.passes.deform_sampling import deform_sampling
 from edgecnn.passes.standard import STANDARD, run_passes
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import load_source
 from edgecnn.targets import all_targets
 from edgecnn.targets.target import EmitOptions

@@ -135,7 +135,8 @@ def test_every_core_has_a_proved_artifact(tmp_path, target, cpu):
 
 
 def test_known_ranges_are_used_again_and_stale_ones_are_not(tmp_path):
-    from edgecnn.pipeline.export import ExportOptions, export
+    from edgecnn.pipeline.export import export
+    from edgecnn.pipeline.export_options import ExportOptions
     from edgecnn.pipeline.stages import Stages
 
     def measured(**changes):

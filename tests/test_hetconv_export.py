@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import NetSource, load_source
 from edgecnn.targets import all_targets
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from edgecnn.ir import bundle
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.prune import prune
 from edgecnn.pipeline.pruned import Pruned, PruneOptions
 from edgecnn.pipeline.source import load_source

@@ -13,7 +13,8 @@ from edgecnn.data import load_profile
 from edgecnn.errors import CheckFailed, UsageError
 from edgecnn.ir.graph import Graph
 from edgecnn.pipeline.evaluate import evaluate
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.quantize import QuantizeOptions, quantize, record_path, write
 from edgecnn.pipeline.source import load_source, macs_total
 from edgecnn.train.settings import TrainSettings

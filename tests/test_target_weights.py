@@ -14,7 +14,8 @@ from edgecnn.ir.graph import Graph
 from edgecnn.ir.quantized import run_codes
 from edgecnn.ir.reference import run
 from edgecnn.ir.text import parse
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import load_source
 from edgecnn.quant.weights_only import code_weights
 from edgecnn.targets import TARGETS, all_targets

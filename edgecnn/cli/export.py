@@ -73,8 +73,8 @@ def export(
 ) -> None:
     """Export a net: fold, rewrite, quantise, emit, prove, and write the artifact with its manifest."""
     from edgecnn.cli.console import pairs, print_json, reporting_stages, shape
-    from edgecnn.pipeline.export import ExportOptions
     from edgecnn.pipeline.export import export as run_export
+    from edgecnn.pipeline.export_options import ExportOptions
 
     stages = reporting_stages()
     artifact = run_export(

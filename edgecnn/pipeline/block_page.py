@@ -25,7 +25,8 @@ from edgecnn.nets import NETS, init_random
 from edgecnn.nets.block_registry import BLOCKS, EXAMPLE_INPUT, BlockEntry, build_block, evaluate
 from edgecnn.nets.random_weights import smooth_images
 from edgecnn.nets.user_net import is_user_net
-from edgecnn.pipeline.export import ExportOptions, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions
 from edgecnn.pipeline.source import NetSource, Shape, Weights
 from edgecnn.targets import TARGETS, all_targets
 

@@ -26,7 +26,7 @@ from edgecnn.targets.engine import open_session
 from edgecnn.targets.target import Cpu, IoType, Target
 
 if TYPE_CHECKING:
-    from edgecnn.pipeline.export import ExportOptions
+    from edgecnn.pipeline.export_options import ExportOptions
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "flatbuffers", "safetensors")
 

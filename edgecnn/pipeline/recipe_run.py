@@ -18,7 +18,8 @@ from edgecnn.errors import InputError
 from edgecnn.nets import NETS, build_net
 from edgecnn.nets.registry import NetEntry
 from edgecnn.pipeline.evaluate import evaluate
-from edgecnn.pipeline.export import ExportOptions, choose, export
+from edgecnn.pipeline.export import export
+from edgecnn.pipeline.export_options import ExportOptions, choose
 from edgecnn.pipeline.source import load_source
 from edgecnn.pipeline.stages import Stages
 from edgecnn.pipeline.train import RunOptions, train_to_bundle
