@@ -79,8 +79,10 @@ def answers(path: Path, data: Dataset, *, limit: int | None) -> Right:
     return np.concatenate(found)
 
 
-def made(source: NetSource, target: str, data: Dataset, work: Path, *, images: int) -> Path:
-    """Our artifact for `target`."""
+def made(
+    source: NetSource, target: str, data: Dataset, work: Path, *, images: int, max_drop: float | None = None
+) -> Path:
+    """Our artifact for `target`; with `max_drop`, up the ladder until it loses no more points."""
     options = ExportOptions(
         target=target,
         calibration_images=images,
@@ -89,6 +91,7 @@ def made(source: NetSource, target: str, data: Dataset, work: Path, *, images: i
         stem=f"ours-{target}",
         overwrite=True,
         min_coverage=0.0,
+        max_drop=max_drop,
     )
     return export(source, options=options, data=data).path
 
@@ -104,7 +107,8 @@ def one_net(bundle: Path, data: Dataset, options: argparse.Namespace) -> Iterato
     np.save(images, np.concatenate([x for x, _ in batches]))
     for file, peer in FILES.items():
         floating = made(source, f"{file}-fp32", data, work, images=options.calibration_images)
-        ours = made(source, f"{file}-int8", data, work, images=options.calibration_images)
+        images_at_most = options.calibration_images
+        ours = made(source, f"{file}-int8", data, work, images=images_at_most, max_drop=options.max_drop)
         paths = {"float": floating, "edgecnn": ours}
         if options.peers:
             theirs = work / f"peer{floating.suffix}"
@@ -149,6 +153,7 @@ def main() -> int:
     parser.add_argument("--also", action="append", default=[], type=_named, metavar="NAME=DIR")
     parser.add_argument("--work", type=Path, default=Path("work/accuracy"))
     parser.add_argument("--calibration-images", type=int, default=512)
+    parser.add_argument("--max-drop", type=float, help="ours climbs the ladder of `edgecnn quantize` to this loss")
     parser.add_argument("--limit", type=int, help="of evaluation images; default: all")
     options = parser.parse_args()
     found: list[Answers] = []
