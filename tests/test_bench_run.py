@@ -182,7 +182,8 @@ def test_real_artifacts_of_both_engines(tmp_path: Path) -> None:
     assert report.versions.keys() >= {"edgecnn", "python", "numpy", "ai-edge-litert", "onnxruntime"}
     assert third.engine["name"] == "onnxruntime"
     for run in report.runs:
-        assert run.ci95.low <= run.median_ms <= run.ci95.high
+        # Means of neighbouring samples may differ in the last bit from the sample that both are.
+        assert run.ci95.low * (1 - 1e-12) <= run.median_ms <= run.ci95.high * (1 + 1e-12)
         assert run.median_ms <= run.p90_ms <= run.p99_ms
         assert run.first_ms > 0
         assert run.load_ms > 0

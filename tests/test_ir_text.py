@@ -154,7 +154,7 @@ of shape (4, 5, 3, 3)
   expected NAME = KIND(OPERANDS) ATTRIBUTE=VALUE ...""",
     "x: int9 scale=1.0": """InputError: unknown type `int9`
   at       line 2 of the graph: x: int9 scale=1.0
-  expected one of int8, uint8, int16, int32""",
+  expected one of int8, uint8, int16, int32, int64""",
     "x: int8 zero=1": """InputError: the scale is missing
   at       line 2 of the graph: x: int8 zero=1
   expected scale=NUMBER, or a tuple with axis=AXIS""",
