@@ -5,7 +5,8 @@
                                                     put a measured table between `<!-- NAME -->` and its end: `digits`
                                                     (work/digits/comparison.md), `peers` and `families`
                                                     (scripts/measure_against_peers.py), `zoo` (scripts/zoo_table.py),
-                                                    `others` (scripts/other_nets.py)
+                                                    `others` (scripts/other_nets.py), `accuracy`
+                                                    (scripts/accuracy_table.py)
 
 A test runs the same commands and compares their output with the README, numbers aside.
 """
