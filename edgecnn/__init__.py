@@ -31,13 +31,13 @@ __all__ = ["__version__", "evaluate", "export", "predict"]
 
 
 def export(net: str, *, target: str = "tflite-int8", output: str | os.PathLike[str] = ".", **options: Any) -> Artifact:
-    """The artifact of `net` for `target`, proved and written with its manifest; see `pipeline.export_options.ExportOptions`.
+    """The artifact of `net` for `target`, proved and written with its manifest.
 
     Args:
         net: a net of the zoo, a bundle, `file.py:callable` or `module:callable`.
         target: a name of `edgecnn list targets`.
         output: the folder to write to.
-        **options: the other fields of `ExportOptions`.
+        **options: the other fields of `pipeline.export_options.ExportOptions`.
 
     Raises:
         UsageError: an unknown name, or an option there is not (the nearest are named).
