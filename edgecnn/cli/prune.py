@@ -26,6 +26,14 @@ class Scope(str, Enum):
     layer = "layer"
 
 
+class LossBy(str, Enum):
+    """How it is known what the channels of a layer are worth beside those of another."""
+
+    auto = "auto"
+    measured = "measured"
+    score = "score"
+
+
 def prune(
     net: Annotated[str, typer.Argument(help="A bundle, or a net with weights.")],
     macs: Annotated[float | None, typer.Option(help="Share of the multiply-adds that is left, such as 0.5.")] = None,
@@ -40,6 +48,16 @@ def prune(
     cpu: Annotated[str | None, typer.Option(help="The core. Default: this machine's.")] = None,
     score: Annotated[str, typer.Option(help="What a filter is worth: l1, l2, bn, taylor, fpgm, random.")] = "l1",
     scope: Annotated[Scope, typer.Option(help="Over all layers, or the same share of each.")] = Scope.all,
+    loss: Annotated[
+        LossBy,
+        typer.Option(help="What a layer loses: measured on --data, or by its scores. auto: measured with --data."),
+    ] = LossBy.auto,
+    blocks: Annotated[
+        bool | None,
+        typer.Option(
+            "--blocks/--no-blocks", help="Residual branches may go as a whole. Default: for --latency, with --data."
+        ),
+    ] = None,
     round_to: Annotated[
         str, typer.Option(help="Channel counts become multiples of: auto (the target's tile) or N.")
     ] = ("auto"),
@@ -131,6 +149,8 @@ def prune(
             what=what,  # type: ignore[arg-type]  # one of the first three above
             ratio=ratio,
             score=score,
+            loss=loss.value,
+            blocks=blocks,
             round_to=multiple,
             min_channels=min_channels,
             **common,
@@ -183,6 +203,8 @@ def _print_pruned(found: Pruned) -> None:
                 row.name, str(len(row.layers)), str(row.before), str(row.after), f"{row.after / row.before:.0%}"
             )
     print_table(table)
+    for branch in found.branches:
+        output().print(f"gone       the residual branch of {branch}", markup=False)
     whole = grid("", "before>", "after>", "left>")
     for name, (before, after) in (("multiply-adds", found.macs), ("parameters", found.params)):
         whole.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}")

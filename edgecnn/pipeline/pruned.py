@@ -14,6 +14,7 @@ from edgecnn.pipeline.relearn import Relearning
 from edgecnn.prune.plan import Scope
 from edgecnn.prune.score import SCORES
 
+LossBy = Literal["auto", "measured", "score"]
 What = Literal["macs", "params", "latency"]
 NAMES: Mapping[What, str] = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
@@ -27,6 +28,9 @@ class PruneOptions:
         ratio: to which share of what it is.
         score: a name in `prune.score.SCORES`.
         scope: over all groups by what they lose per cost saved, or each to the same share.
+        loss: what a group loses: measured on the images, or by the scores of its filters; `auto`: measured if there
+            are images. It matters globally only.
+        blocks: whether residual branches may go as a whole, where losses are measured; None: if latency is the goal.
         round_to: channel counts become multiples of it; None: of the target's tile.
         min_channels: what each layer keeps at least.
         keep: patterns of layers that stay as they are.
@@ -43,6 +47,8 @@ class PruneOptions:
     ratio: float = 0.5
     score: str = "l1"
     scope: Scope = "global"
+    loss: LossBy = "auto"
+    blocks: bool | None = None
     round_to: int | None = None
     min_channels: int = 8
     keep: Sequence[str] = ()
@@ -101,6 +107,7 @@ class Timing:
 class Pruned:
     """What pruning came to; accuracies are empty without labelled images, `timing` is None where nothing was timed.
 
+    `branches` are the residual sums that went with all that was added there.
     Units: `predicted_us`, by the table, in microseconds, (unpruned, pruned).
     """
 
@@ -113,6 +120,7 @@ class Pruned:
     timing: Timing | None
     notes: tuple[str, ...]
     options: PruneOptions
+    branches: tuple[str, ...] = ()
     path: Path | None = None
     untrained: bool = False
 
@@ -121,6 +129,7 @@ class Pruned:
         return {
             "bundle": None if self.path is None else str(self.path),
             "groups": [{**vars(row), "layers": list(row.layers)} for row in self.groups],
+            "branches": list(self.branches),
             "macs": list(self.macs),
             "params": list(self.params),
             "accuracy": {when: {"top1": a.top1, "top5": a.top5, "n": a.n} for when, a in self.accuracy.items()},

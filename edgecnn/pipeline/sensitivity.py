@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from edgecnn.data import Accuracy, Dataset
 from edgecnn.errors import UsageError
 from edgecnn.ir.module import GraphModule
@@ -17,7 +15,7 @@ from edgecnn.pipeline.train import classes_of
 from edgecnn.pipeline.tune import check_net
 from edgecnn.prune.apply import apply
 from edgecnn.prune.cost import COSTS, ledger_of
-from edgecnn.prune.groups import alive, prunable, without
+from edgecnn.prune.groups import alive, least_first, prunable, without
 from edgecnn.prune.score import SCORES, sensitivities, unit_scores
 from edgecnn.train.batchnorm import recalibrate_batch_norm
 from edgecnn.train.evaluate import evaluate
@@ -134,12 +132,13 @@ def sensitivity(
         scores = unit_scores(coupling, score, sensitivities=found, seed=seed)
         stage.outcome = score
     protected = alive(coupling, scores)
+    orders = least_first(groups, scores, protected)
     ledger = ledger_of(coupling, COSTS["macs"])
     macs = ledger.total()
     rows = []
     with stages.stage("groups") as stage:
         for at, group in enumerate(groups):
-            order = group.units[np.lexsort((scores[group.units], protected[group.units]))]
+            order = orders[group.name]
             most = len(group) - max(1, int(protected[group.units].sum()))
             top1, left = dict[float, float](), dict[float, float]()
             for ratio in ratios:

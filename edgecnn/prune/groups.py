@@ -195,6 +195,16 @@ def kept_counts(group: Group, step: int, minimum: int) -> list[int]:
     return [size, *(n for n in range((size - 1) // step * step, 0, -step) if n >= least)]
 
 
+def least_first(groups: Iterable[Group], scores: Array, protected: Array) -> dict[str, Array]:
+    """Each group's units by score, those that must stay last."""
+    return {g.name: g.units[np.lexsort((scores[g.units], protected[g.units]))] for g in groups}
+
+
+def allowed(group: Group, counts: Sequence[int], protected: Array) -> list[int]:
+    """Those of `counts` that leave the units that must stay."""
+    return [n for n in counts if n >= int(protected[group.units].sum())] or [len(group)]
+
+
 def removed_units(kept: Mapping[str, int], order: Mapping[str, Array], groups: Iterable[Group]) -> Array:
     """The units that go if each group keeps so many; `order` has each group's units, the least worthy first."""
     found = [order[g.name][: len(g) - kept[g.name]] for g in groups]

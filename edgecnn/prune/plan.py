@@ -1,8 +1,7 @@
 """Which units go, so that a net costs so much of what it costs now and loses as little as possible.
 
-What is lost is measured over all layers: a layer that keeps the share s of its filters' scores has lost -log s, so that
-taking a layer's last filters is never cheap. Globally, the next units to go are those of the group that loses least
-per cost saved; or every group keeps the same share, to within one step. Counts stay full tiles.
+Globally, the next units to go are those of the group that loses least per cost saved; or every group keeps the same
+share, to within one step. What a group loses is for `prune.loss` to say. Counts stay full tiles.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from edgecnn.errors import UsageError
 from edgecnn.ir.graph import Array
 from edgecnn.prune.cost import Ledger
 from edgecnn.prune.coupling import Coupling
-from edgecnn.prune.groups import Group, alive, removed_units
+from edgecnn.prune.groups import Group, alive, allowed, least_first, removed_units
+from edgecnn.prune.loss import Loss, score_losses
 
 Scope = Literal["global", "layer"]
 LOOKAHEAD = 4
@@ -41,23 +41,6 @@ class Plan:
     lost: float
 
 
-@dataclass(eq=False)
-class _Loss:
-    """What a group loses by keeping its n best units."""
-
-    group: Group
-    scores: Array  # ascending
-
-    def __post_init__(self) -> None:
-        self._below = np.concatenate([[0.0], np.cumsum(self.scores)])
-
-    def at(self, kept: int) -> float:
-        """The loss of keeping so many."""
-        gone = float(self._below[len(self.group) - kept])
-        whole = float(self._below[-1])
-        return -len(self.group.layers) * float(np.log(max(1 - gone / whole, 1e-12))) if whole > 0 else 0.0
-
-
 def plan(
     coupling: Coupling,
     groups: Sequence[Group],
@@ -69,6 +52,7 @@ def plan(
     scope: Scope = "global",
     what: str = "cost",
     whole: float | None = None,
+    losses: Mapping[str, Loss] | None = None,
 ) -> Plan:
     """The plan that reaches `goal` with the least loss; the ledger is left as it ends.
 
@@ -82,14 +66,15 @@ def plan(
         scope: over all groups, or each to the same share.
         what: the cost's name, for messages.
         whole: what the ratios in messages refer to; None: the ledger's total now.
+        losses: of each group; None: by the scores.
 
     Raises:
         UsageError: the goal cannot be reached; the message has the reachable range.
     """
     protected = alive(coupling, scores)
-    order = {g.name: _least_first(g, scores, protected) for g in groups}
-    losses = {g.name: _Loss(g, scores[order[g.name]]) for g in groups}
-    legal = {g.name: [n for n in counts[g.name] if n >= int(protected[g.units].sum())] or [len(g)] for g in groups}
+    order = least_first(groups, scores, protected)
+    losses = losses or score_losses(groups, order, scores)
+    legal = {g.name: allowed(g, counts[g.name], protected) for g in groups}
     _check_reachable(ledger, groups, order, legal, goal, what, ledger.total() if whole is None else whole)
     if scope == "global":
         most = {g.name: len(g) for g in groups}
@@ -100,11 +85,6 @@ def plan(
     kept = _give_back(ledger, order, losses, legal, goal, found, most)
     removed = removed_units(kept, order, groups)
     return Plan(kept, removed, ledger.total(), sum(losses[g.name].at(kept[g.name]) for g in groups))
-
-
-def _least_first(group: Group, scores: Array, protected: Array) -> Array:
-    """The group's units by score, those that must stay last."""
-    return group.units[np.lexsort((scores[group.units], protected[group.units]))]
 
 
 def _check_reachable(
@@ -133,7 +113,7 @@ def _greedy(
     ledger: Ledger,
     groups: Sequence[Group],
     order: Mapping[str, Array],
-    losses: Mapping[str, _Loss],
+    losses: Mapping[str, Loss],
     legal: Mapping[str, Sequence[int]],
     goal: float,
 ) -> dict[str, int]:
@@ -159,7 +139,7 @@ def _greedy(
 def _give_back(
     ledger: Ledger,
     order: Mapping[str, Array],
-    losses: Mapping[str, _Loss],
+    losses: Mapping[str, Loss],
     legal: Mapping[str, Sequence[int]],
     goal: float,
     kept: dict[str, int],
@@ -186,7 +166,7 @@ def _give_back(
     return kept
 
 
-def _best_step(ledger: Ledger, loss: _Loss, legal: Sequence[int], now: int, order: Array) -> tuple[float, int]:
+def _best_step(ledger: Ledger, loss: Loss, legal: Sequence[int], now: int, order: Array) -> tuple[float, int]:
     """The loss per cost saved of the group's best next count, and that count."""
     size = len(order)
     further = [n for n in legal if n < now][: 1 + LOOKAHEAD]
