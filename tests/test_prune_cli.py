@@ -17,6 +17,7 @@ from edgecnn.ir.graph import Graph
 from edgecnn.ir.module import GraphModule
 from edgecnn.ir.text import parse
 from edgecnn.pipeline.prune import prune
+from edgecnn.pipeline.prune_line import ROUNDS
 from edgecnn.pipeline.pruned import PruneOptions, Timing
 from edgecnn.pipeline.relearn import Relearning
 from edgecnn.pipeline.source import macs_total
@@ -57,8 +58,12 @@ def test_prune_halves_a_net_and_fine_tuning_brings_it_back(net: Path, capsys: py
     assert code == 0
     stages = [line.split()[0] for line in told.splitlines()]
     assert [s for s in stages if s != "epoch"] == [
-        "load", "couple", "eval", "score", "prune", "tune", "score", "prune", "eval", "tune",
-    ]  # fmt: skip
+        *("load", "couple", "eval"),
+        *("score", "loss", "prune") * ROUNDS,
+        "tune",
+        *("score", "loss", "prune") * ROUNDS,
+        *("eval", "tune"),
+    ]
     graph, provenance = bundle.load("half.safetensors")
     whole, _ = bundle.load(net)
     assert content["macs"] == [macs_total(whole), macs_total(graph)]
@@ -269,7 +274,7 @@ def known_device(graphs):
 
 def test_a_goal_of_latency_is_met_as_measured(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole net takes a time that no piece shows, so the table is too hopeful; the plan is corrected for it."""
-    monkeypatch.setattr("edgecnn.pipeline.prune._Line._compare", timed_with_overhead)
+    monkeypatch.setattr("edgecnn.pipeline.prune_line.Line._compare", timed_with_overhead)
     how = PruneOptions("latency", 0.75, round_to=1, min_channels=2, cpu=local_cpu())
     found = prune(str(net), how=how, table=LatencyTable("a known device", known_device))
     assert timed_ratio(bundle.load(net)[0], found.graph) == pytest.approx(0.75, abs=0.02)
@@ -296,8 +301,8 @@ def test_latency_is_predicted_and_measured(
 ) -> None:
     """By a table that is known and on this machine, where starting so small a net takes most of the time."""
     table = LatencyTable("a known device", known_device)
-    monkeypatch.setattr("edgecnn.pipeline.prune.latency_table", lambda *_, **__: table)
-    monkeypatch.setattr("edgecnn.pipeline.prune.ATTEMPTS", 1)
+    monkeypatch.setattr("edgecnn.pipeline.prune_line.latency_table", lambda *_, **__: table)
+    monkeypatch.setattr("edgecnn.pipeline.prune_line.ATTEMPTS", 1)
     command = ["prune", net, "--latency", 0.8, "--round-to", 8, "-o", "o.safetensors", "--json"]
     code, said, told = run(capsys, *command)
     content = json.loads(said)
