@@ -12,7 +12,7 @@ from train_cases import digits, digits_graph
 
 from edgecnn.errors import UsageError
 from edgecnn.inference import Predictor
-from edgecnn.ir import bundle, quantized
+from edgecnn.ir import bundle, quantized, reference
 from edgecnn.ir.graph import Graph
 from edgecnn.passes.standard import run_passes
 from edgecnn.pipeline.coded import Coding
@@ -86,3 +86,28 @@ def test_a_bundle_is_refused_for_what_it_was_not_made_for(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="normalised images"):
         export(str(path), options=replace(options, embed_normalization=True))
     assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("target", ["tflite-int8", "onnx-int8"])
+def test_ranges_chosen_value_by_value_are_no_worse_than_any_single_estimators(target: str, tmp_path: Path) -> None:
+    """By the error of the artifact's answers on the images they were chosen on."""
+    data, graph = digits(), digits_graph()
+    bundle.save(graph, tmp_path / "net.safetensors", provenance={"preprocessing": data.preprocessing.model_dump_json()})
+    x = np.concatenate([x for x, _ in data.batches(16, split="calibration", limit=64)])
+    wanted = reference.run(graph, x)[0]
+
+    def error(estimator: str) -> float:
+        options = ExportOptions(
+            target=target,
+            calibration="digits",
+            calibration_images=64,
+            estimator=estimator,
+            input_type="float32",
+            output=tmp_path / f"{estimator}{TARGETS[target].suffix}",
+        )
+        artifact = export(str(tmp_path / "net.safetensors"), options=options)
+        assert artifact.manifest["quantization"]["estimator"] == estimator
+        with Predictor(artifact) as predictor:
+            return float(np.square(predictor.scores(x, data.preprocessing) - wanted).sum())
+
+    assert error("choose") <= 1.02 * min(error(name) for name in ("mse", "minmax", "percentile"))

@@ -37,7 +37,10 @@ def export(
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
     ] = False,
     estimator: Annotated[
-        str, typer.Option(help="How ranges are chosen: mse, mean-minmax, minmax, percentile, entropy.")
+        str,
+        typer.Option(
+            help="How ranges are chosen: mse, mean-minmax, minmax, percentile, entropy, or choose: each value its best."
+        ),
     ] = "mse",
     max_drop: Annotated[
         float | None,

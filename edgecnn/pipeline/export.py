@@ -26,7 +26,9 @@ from edgecnn.pipeline.manifest import build_manifest
 from edgecnn.pipeline.quantize import QuantizeOptions, quantize
 from edgecnn.pipeline.source import NetSource, load_source
 from edgecnn.pipeline.stages import Stages
-from edgecnn.quant.assign import assign
+from edgecnn.quant.assign import DEFAULT_ESTIMATOR, assign
+from edgecnn.quant.choose import BY_VALUE, PROBES
+from edgecnn.quant.choose import choose as choose_ranges
 from edgecnn.quant.measure import measure
 from edgecnn.quant.ranges import Ranges
 from edgecnn.quant.ranges import load as load_ranges
@@ -124,7 +126,8 @@ def _through_ladder(
             cpu=cpu,
             settings=options.settings,
             max_drop=options.max_drop,
-            estimator=options.estimator,
+            # The ladder begins with one estimator for all; which is best for each value, is its second rung.
+            estimator=DEFAULT_ESTIMATOR if options.estimator == BY_VALUE else options.estimator,
             images=options.calibration_images,
             latency=False,
             seed=options.seed,
@@ -172,7 +175,7 @@ class _Line:
         graph, notes = self._rewrite(imported)
         data = self._open_data()
         ranges, images = self._measure(graph, data)
-        quantized = self._assign(graph, ranges, notes)
+        quantized = self._assign(graph, ranges, data, notes)
         # The artifact's final form is known only now; its own metadata says what it expects and where it comes from.
         manifest = build_manifest(
             source=self.source,
@@ -286,7 +289,7 @@ class _Line:
         except InputError:
             return None
 
-    def _assign(self, graph: Graph, ranges: Ranges | None, notes: list[Note]) -> Graph | None:
+    def _assign(self, graph: Graph, ranges: Ranges | None, data: Dataset, notes: list[Note]) -> Graph | None:
         if self.source.coding is not None:
             with self.stages.stage("assign") as stage:
                 stage.skipped, stage.outcome = True, f"the bundle has codes, by {self.source.coding.method}"
@@ -303,10 +306,16 @@ class _Line:
             if self.options.embed_normalization:
                 ranges = with_pixel_range(ranges, graph.inputs[0])
             scheme = self.target.scheme(self.cpu)
-            quantized, said = assign(graph, ranges, scheme, estimator=self.options.estimator)
+            estimator = self.options.estimator
+            if estimator == BY_VALUE:
+                limit = min(PROBES, self.options.calibration_images)
+                chosen = choose_ranges(graph, ranges, scheme, np.concatenate(list(self._inputs(data, limit))))
+                quantized, said = chosen.graph, chosen.notes
+            else:
+                quantized, said = assign(graph, ranges, scheme, estimator=estimator)
             notes.extend(said)
             coded = sum(v.q is not None for v in quantized.values.values())
-            stage.outcome = f"{coded} values in {scheme.act_bits} bits, ranges by {self.options.estimator}"
+            stage.outcome = f"{coded} values in {scheme.act_bits} bits, ranges by {estimator}"
         return quantized
 
     def _check(

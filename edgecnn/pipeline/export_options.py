@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgecnn.errors import UsageError, unknown
 from edgecnn.pipeline.source import NetSource
+from edgecnn.quant.choose import BY_VALUE
 from edgecnn.quant.estimate import ESTIMATORS
 from edgecnn.targets import TARGETS, all_targets
 from edgecnn.targets.target import Cpu, IoType, Target, core_named
@@ -26,7 +27,7 @@ class ExportOptions:
         calibration: a profile, or a folder or archive of images.
         calibration_images: at most this many of them.
         skip_unreadable: leave out images that cannot be read.
-        estimator: a name in `quant.estimate.ESTIMATORS`.
+        estimator: a name in `quant.estimate.ESTIMATORS`, or `choose`: of them the best for each value.
         max_drop: points of top-1 that quantisation may cost; the ladder is climbed as far as needed, on labelled
             images of `calibration`. None: ranges by `estimator`, whatever they cost.
         input_type: int8, uint8 or float32; None: the target's first.
@@ -79,8 +80,8 @@ def choose(options: ExportOptions) -> tuple[Target, Cpu, IoType]:
     input_type = options.input_type or target.input_types[0]
     if input_type not in target.input_types:
         raise unknown(f"input type of {target.name}", input_type, target.input_types)
-    if options.estimator not in ESTIMATORS:
-        raise unknown("estimator", options.estimator, ESTIMATORS)
+    if options.estimator not in (names := (*ESTIMATORS, BY_VALUE)):
+        raise unknown("estimator", options.estimator, names)
     for key in options.settings:
         if key not in target.settings:
             raise unknown(f"setting of {target.name}", key, target.settings)

@@ -26,6 +26,7 @@ from edgecnn.pipeline.stages import Stages
 from edgecnn.pipeline.train import classes_of
 from edgecnn.pipeline.trial import Judge, Right, points_lost, top1_interval
 from edgecnn.pipeline.tune import check_net
+from edgecnn.quant.choose import PROBES
 from edgecnn.quant.estimate import ESTIMATORS
 from edgecnn.quant.hygiene import findings
 from edgecnn.quant.loss import OpLoss, ValueLoss, op_losses, value_losses
@@ -64,7 +65,7 @@ class QuantizeOptions:
     everything: bool = False
     estimator: str = "mse"
     images: int = 512
-    probes: int = 128
+    probes: int = PROBES
     limit: int | None = None
     latency: bool = True
     seed: int = 0

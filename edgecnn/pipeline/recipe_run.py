@@ -24,6 +24,7 @@ from edgecnn.pipeline.source import load_source
 from edgecnn.pipeline.stages import Stages
 from edgecnn.pipeline.train import RunOptions, train_to_bundle
 from edgecnn.pipeline.workfolder import WorkFolder, key_of
+from edgecnn.quant.choose import BY_VALUE
 from edgecnn.quant.estimate import ESTIMATORS
 from edgecnn.recipe import NetTable, Recipe
 from edgecnn.runtime.cpu import local_cpu
@@ -83,7 +84,7 @@ def load_recipe(path: Path) -> Recipe:
         "nets.net": sorted({*NETS, *(a for _, e in NETS.items() for a in e.aliases)}),
         "data.profile": profile_names(),
         "export.targets": list(TARGETS),
-        "export.estimator": list(ESTIMATORS),
+        "export.estimator": [*ESTIMATORS, BY_VALUE],
         "export.cpu": list(CPUS),
     }
     return recipe.load(path, names=names)

@@ -24,6 +24,11 @@ from edgecnn.quant.scheme import Scheme
 from edgecnn.quant.simulate import Simulation, errors, float_constants, lost
 from edgecnn.quant.ties import Group, coded_groups
 
+BY_VALUE = "choose"
+"""What stands for no single estimator where one is named."""
+PROBES = 128
+"""Images that each trial of a range is run on."""
+
 
 @dataclass(frozen=True)
 class Choice:
