@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,20 +13,27 @@ import torch
 import torch.nn.functional as F
 from prune_laws import constants
 from test_prune_groups import graph, net
-from train_cases import digits, digits_graph
+from train_cases import digits, digits_graph, save_digits_bundle
 
 from edgecnn.errors import UsageError
+from edgecnn.ir import bundle
 from edgecnn.ir.graph import Array, Graph
 from edgecnn.ir.reference import run
+from edgecnn.ir.text import parse
+from edgecnn.pipeline.prune import prune
+from edgecnn.pipeline.prune_line import Line
+from edgecnn.pipeline.pruned import Pruned, PruneOptions, Timing
 from edgecnn.pipeline.source import load_source
 from edgecnn.prune.branches import branches_of, removable, without_branches
 from edgecnn.prune.cost import COSTS, ledger_of
 from edgecnn.prune.coupling import Coupling
 from edgecnn.prune.cuts import Cutter
 from edgecnn.prune.groups import kept_counts, prunable
+from edgecnn.prune.latency import LatencyTable
 from edgecnn.prune.loss import Divergence, MeasuredLoss, ScoreLoss, measured_losses, score_losses
 from edgecnn.prune.plan import plan
 from edgecnn.prune.score import unit_scores
+from edgecnn.runtime.cpu import local_cpu
 
 TWO = """b = conv(a, wb[16,8,3,3]) pad=(1,1,1,1)
 c = conv(b, wc[8,16,3,3]) pad=(1,1,1,1)
@@ -204,6 +214,56 @@ def test_a_branch_with_a_layer_that_is_kept_stays() -> None:
     coupling, groups = prunable(of)
     assert [b.sum for b in removable(coupling, groups)] == ["s", "z"]
     assert [b.sum for b in removable(coupling, [g for g in groups if g.name != "b"])] == ["z"]
+
+
+DIGITS = """graph residual(x: [N,1,8,8]) {
+  a = conv(x, wa[16,1,3,3], ba[16]) pad=(1,1,1,1)
+  r = clip(a) lo=0.0 hi=None
+  b = conv(r, wb[16,16,3,3], bb[16]) pad=(1,1,1,1)
+  c = conv(b, wc[16,16,3,3], bc[16]) pad=(1,1,1,1)
+  s = add(r, c)
+  d = conv(s, wd[16,16,3,3], bd[16]) pad=(1,1,1,1)
+  e = conv(d, we[16,16,3,3], be[16]) pad=(1,1,1,1)
+  z = add(s, e)
+  p = global_pool(z)
+  f = flatten(p)
+  y = linear(f, wl[10,16], bl[10])
+  return y
+}"""
+
+
+@pytest.mark.parametrize("what", ["latency", "macs"])
+def test_a_latency_goal_takes_branches_others_when_asked(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device where only the number of ops counts, thinner layers save nothing; what adds nothing goes."""
+    whole = changed(parse(DIGITS, seed=0), we=1e-6, be=1e-6)
+    save_digits_bundle(tmp_path / "net.safetensors", whole)
+
+    def prune_to(**options: Any) -> Pruned:
+        how = PruneOptions(what, 0.7, round_to=4, min_channels=4, cpu=local_cpu(), time_it=False, **options)  # type: ignore[arg-type]
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        by_ops = LatencyTable("by ops", lambda graphs: {key: 100.0 + len(g.ops) for key, g in graphs.items()})
+        return prune(str(tmp_path / "net.safetensors"), how=how, data="digits", output=path, table=by_ops)
+
+    def ratio(line: Line, pruned: Graph, *, min_seconds: float) -> Timing:
+        share = (len(pruned.ops) - 1) / (len(whole.ops) - 1)
+        return Timing((1.0, share), (1.0, share), (share, share))
+
+    monkeypatch.setattr("edgecnn.pipeline.prune_line.Line._compare", ratio)
+    found = prune_to() if what == "latency" else prune_to(blocks=True)
+    assert found.branches == ("z",)
+    assert found.to_json()["branches"] == ["z"]
+    assert next(row.after for row in found.groups if row.name == "d") == 0
+    graph, provenance = bundle.load(found.path)  # type: ignore[arg-type]
+    assert {"d", "e", "z"}.isdisjoint(graph.makers)
+    assert json.loads(provenance["prune"])["branches"] == ["z"]
+    assert found.accuracy["pruned"].top1 == pytest.approx(found.accuracy["before"].top1, abs=0.3)
+    if what == "latency":
+        with pytest.raises(UsageError, match=r"cannot be pruned to 0\.700 of its latency"):
+            prune_to(blocks=False)
+    else:
+        assert prune_to().branches == ()
 
 
 def test_a_goal_out_of_reach_of_channels_is_refused() -> None:

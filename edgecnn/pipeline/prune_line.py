@@ -77,6 +77,12 @@ class Line:
     def run(self) -> Pruned:
         """The course of it."""
         options = self.options
+        if self.images.data is None and (options.blocks or options.loss == "measured"):
+            raise UsageError(
+                "what the net loses is measured on images",
+                where="--blocks" if options.blocks else "--loss",
+                do="give --data",
+            )
         self.target, self.cpu = target_of(options.target, options.cpu)
         with self.stages.stage("couple") as stage:
             coupling, groups = prunable(self.original)
@@ -91,7 +97,7 @@ class Line:
         self.cost = self._cost(coupling)
         self.whole = self.cost(coupling).total()
         # Whether the goal can be reached is said before anything is learned for it.
-        self._cutter(coupling, groups, np.zeros(coupling.units), measured=False).best(self.whole * options.ratio)
+        self._cutter(coupling, groups, np.zeros(coupling.units)).check(self.whole * options.ratio)
         self.images.begin(self.source.labels, options.relearning)
         before = {g.name: g for g in groups}
         for step in range(1, options.steps + 1):
@@ -133,7 +139,9 @@ class Line:
         with self.stages.stage("score") as stage:
             scores = self._scores(coupling)
             stage.outcome = options.score
-        cutter = self._cutter(coupling, groups, scores, measured=self._measures)
+        cutter = self._cutter(coupling, groups, scores)
+        if self._measures:
+            cutter = self._measuring(cutter, groups)
         aim, best = goal, None
         for _ in range(ATTEMPTS):
             try:
@@ -176,36 +184,32 @@ class Line:
             return False
         return self.images.data is not None if self.options.loss == "auto" else self.options.loss == "measured"
 
-    def _cutter(self, coupling: Coupling, groups: Sequence[Group], scores: Array, *, measured: bool) -> Cutter:
-        """What finds the cut of one round."""
+    def _cutter(self, coupling: Coupling, groups: Sequence[Group], scores: Array) -> Cutter:
+        """What finds the cut of one round; what branches lose is yet to be measured."""
         options = self.options
-        cutter = Cutter(
+        blocks = options.what == "latency" if options.blocks is None else options.blocks
+        return Cutter(
             coupling,
             frozenset(g.name for g in groups),
             scores,
             {g.name: [n for n in self.counts[g.name] if n <= len(g)] for g in groups},
             self.cost,
+            branches=removable(coupling, groups) if blocks and self._measures else (),
             scope=options.scope,
             what=NAMES[options.what],
             whole=self.whole,
         )
-        if not measured:
-            return cutter
-        if self.images.data is None:
-            raise UsageError("a measured loss needs images", where="--loss", do="give --data, or choose --loss score")
+
+    def _measuring(self, cutter: Cutter, groups: Sequence[Group]) -> Cutter:
+        """The same, by losses that are measured."""
+        assert self.images.data is not None  # `run` has seen to it
         with self.stages.stage("loss") as stage:
             batches = self.images.data.batches(64, split="calibration", limit=MEASURED_IMAGES)
             divergence = Divergence(self.original, np.concatenate([x for x, _ in batches]))
-            losses = measured_losses(coupling, groups, scores, cutter.counts, divergence)
+            losses = measured_losses(cutter.coupling, groups, cutter.scores, cutter.counts, divergence)
             stage.outcome = f"{sum(len(loss.points) for loss in losses.values())} smaller nets"
-        now = divergence.of(coupling.graph)
-        blocks = options.what == "latency" if options.blocks is None else options.blocks
-        return replace(
-            cutter,
-            losses=losses,
-            branches=removable(coupling, groups) if blocks else (),
-            branch_loss=lambda graph: divergence.of(graph) - now,
-        )
+        now = divergence.of(cutter.coupling.graph)
+        return replace(cutter, losses=losses, branch_loss=lambda graph: divergence.of(graph) - now)
 
     def _ratio(self, pruned: Graph) -> float:
         """The latency against the unpruned net's, by the fastest runs.

@@ -68,6 +68,12 @@ class PruneOptions:
             )
         if self.steps < 1 or self.min_channels < 1 or (self.round_to is not None and self.round_to < 1):
             raise UsageError("steps, counts of channels and multiples begin at 1")
+        if self.blocks and (self.loss == "score" or self.scope == "layer"):
+            raise UsageError(
+                "residual branches go by what the net loses without them, and nothing measures that",
+                where="--blocks",
+                do="leave out --loss score and --scope layer",
+            )
         SCORES[self.score]
 
 

@@ -69,16 +69,34 @@ class Cutter:
     _lost: dict[frozenset[str], float] = field(default_factory=dict, init=False)
 
     def best(self, goal: float) -> Cut:
-        """The cut for a goal; branches go one by one, as long as it loses less with one fewer.
+        """The cut for a goal; branches go one by one, as long as it loses less with one fewer, or cannot do otherwise.
 
         Raises:
             UsageError: as `plan`.
         """
-        gone: tuple[Branch, ...] = ()
-        coupling, found = self._planned((), goal)
+        gone, coupling, found = self._first(goal)
         while better := self._one_more(gone, goal, self._lose(gone) + found.lost):
             gone, coupling, found = better
         return Cut(coupling, gone, found, apply(coupling, found.removed))
+
+    def check(self, goal: float) -> None:
+        """Raises `plan`'s UsageError if the goal cannot be reached, whatever is lost."""
+        try:
+            self._planned((), goal)
+        except UsageError:
+            self._planned(self.branches, goal)
+
+    def _first(self, goal: float) -> tuple[tuple[Branch, ...], Coupling, Plan]:
+        """The cut with as few branches as it takes to reach the goal at all."""
+        gone: tuple[Branch, ...] = ()
+        while True:
+            try:
+                return gone, *self._planned(gone, goal)
+            except UsageError:
+                rest = [branch for branch in self.branches if branch not in gone]
+                if not rest:
+                    raise
+                gone = (*gone, min(rest, key=lambda branch: self._lose((*gone, branch))))
 
     def _one_more(
         self, gone: tuple[Branch, ...], goal: float, lost: float
