@@ -336,6 +336,12 @@ def test_unstructured(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert content["packed_bytes"][1] < 0.75 * content["packed_bytes"][0]
     assert content["notes"][-1].endswith("smaller when packed, and not faster")
     assert json.loads(provenance["prune"])["sparsity"] == 0.8
+    code, _, _ = run(capsys, "tune", "s.safetensors", "--epochs", 1, "--data", "digits", "-o", "tuned.safetensors")
+    assert code == 0
+    tuned, provenance = bundle.load("tuned.safetensors")
+    assert sparsity_of(tuned) == content["sparsity"]
+    assert any((tuned.const(name) != graph.const(name)).any() for name in ("w1", "w2", "w3"))
+    assert json.loads(provenance["prune"])["what"] == "unstructured"
     command = ["prune", net, "--unstructured", 0.5, "--scope", "layer", "--keep", "[cd]", "-o", "t.safetensors"]
     code, said, told = run(capsys, *command)
     assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgecnn.ir.graph import Graph
 from edgecnn.ir.module import GraphModule
 from edgecnn.pipeline.source import load_source
 from edgecnn.pipeline.train import RunOptions, Trained, classes_of, data_provenance, dataset_of, finish, logged, running
+from edgecnn.prune.sparse import masking, masks_of
 from edgecnn.train.evaluate import evaluate
 from edgecnn.train.settings import TrainSettings
 from edgecnn.train.trainer import NO_SAY, other_classes
@@ -32,7 +34,7 @@ def tune(
     skip_unreadable: bool = False,
     **source_options: Any,
 ) -> Trained:
-    """Trains the graph of a bundle or a net further and writes it as a bundle.
+    """Trains the graph of a bundle or a net further and writes it as a bundle; single weights that went stay zero.
 
     Args:
         spec: as for `load_source`.
@@ -55,6 +57,8 @@ def tune(
         check_net(graph, source.labels, classes)
         teaching = None if teacher is None else load_teacher(teacher, dataset, classes)
         before = evaluate(GraphModule(graph), dataset)
+        earlier = bundle.load(spec)[1] if source.weights.kind == "bundle" else {"net": source.name}
+        sparse = json.loads(earlier.get("prune", "{}")).get("what") == "unstructured"
         with logged(run, leads=world.leads) as (log, on_epoch, on_step):
             result = tune_graph(
                 graph,
@@ -64,10 +68,10 @@ def tune(
                 seed=seed,
                 progress=on_epoch,
                 on_step=on_step,
+                make_module=masking(masks_of(graph)) if sparse else GraphModule,
                 checkpoint=run.checkpoint,
             )
             log.result(top1=result.accuracy.top1, top5=result.accuracy.top5)
-        earlier = bundle.load(spec)[1] if source.weights.kind == "bundle" else {"net": source.name}
         earlier.pop("untrained", None)
         provenance = {
             **earlier,

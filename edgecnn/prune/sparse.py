@@ -69,6 +69,12 @@ def magnitude_masks(
     }
 
 
+def masks_of(graph: Graph) -> Masks:
+    """Masks that keep the zeros that are there."""
+    names = dict.fromkeys(op.inputs[1] for op in graph.ops if op.kind in PRODUCERS)
+    return {name: graph.const(name) != 0 for name in names}
+
+
 def _among_larger(weight: Array) -> Array:
     """The square of each weight over the sum of those squares that come after it in rising order, itself included."""
     square = np.square(weight).reshape(-1)
