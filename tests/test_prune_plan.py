@@ -88,6 +88,37 @@ def test_layers_alike_lose_the_same_share() -> None:
     assert max(shares) - min(shares) <= 2 / min(len(g) for g in groups)
 
 
+class PerSaving:
+    """A loss in proportion to what is saved: `price` for each share of the whole cost."""
+
+    def __init__(self, group: Group, savings: dict[int, float], price: float) -> None:
+        self.group, self.savings, self.price = group, savings, price
+
+    def at(self, kept: int) -> float:
+        return self.price * self.savings.get(kept, 0.0)
+
+
+def test_what_is_saved_beyond_the_goal_is_worth_nothing() -> None:
+    """The group that saves most loses least for each share saved, but a sixth of it would do, and another has that."""
+    coupling, groups = prunable(wide())
+    scores = unit_scores(coupling, "l1")
+    ledger = ledger_of(coupling, COSTS["macs"])
+    whole = ledger.total()
+    counts = {g.name: [len(g), len(g) // 2] for g in groups}
+    half = {g.name: ledger.saving(g.units[: len(g) // 2]) / whole for g in groups}
+    large, small = max(half, key=half.__getitem__), min(half, key=half.__getitem__)
+    assert half[large] > 2 * half[small]
+    losses = {g.name: PerSaving(g, {len(g) // 2: half[g.name]}, 1.0 if g.name == large else 1.5) for g in groups}
+
+    def kept(goal: float) -> dict[str, int]:
+        fresh = ledger_of(coupling, COSTS["macs"])
+        return dict(plan(coupling, groups, scores, fresh, goal=goal * whole, counts=counts, losses=losses).kept)
+
+    whole_counts = {g.name: len(g) for g in groups}
+    assert kept(1 - half[small]) == whole_counts | {small: counts[small][1]}
+    assert kept(1 - half[large]) == whole_counts | {large: counts[large][1]}
+
+
 def test_counts_are_multiples_and_not_below_the_minimum() -> None:
     _, groups, found, _ = planned("macs", 0.5, step=4, minimum=8)
     assert all(found.kept[g.name] % 4 == 0 and found.kept[g.name] >= 8 for g in groups)

@@ -20,6 +20,7 @@ from edgecnn.prune.groups import Group, alive, allowed, least_first, removed_uni
 from edgecnn.prune.loss import Loss, score_losses
 
 Scope = Literal["global", "layer"]
+NOTHING_SAVED = 1e300
 LOOKAHEAD = 4
 """Counts beyond the next one that are weighed too: a single tile may save nothing where two do."""
 
@@ -119,13 +120,15 @@ def _greedy(
 ) -> dict[str, int]:
     kept = {g.name: len(g) for g in groups}
     touched = {g.name: ledger.touched(g.units) for g in groups}
-    best: dict[str, tuple[float, int]] = {}
+    steps: dict[str, list[_Step]] = {}
     stale = set(kept)
     cost = ledger.total()
 
     while cost > goal:
         for name in stale:
-            best[name] = _best_step(ledger, losses[name], legal[name], kept[name], order[name])
+            steps[name] = _next_steps(ledger, losses[name], legal[name], kept[name], order[name])
+        need = cost - goal
+        best = {name: min((step.price(need), step.then) for step in found) for name, found in steps.items() if found}
         name = min(best, key=lambda g: best[g][0])
         then = best[name][1]
         size = len(order[name])
@@ -166,18 +169,26 @@ def _give_back(
     return kept
 
 
-def _best_step(ledger: Ledger, loss: Loss, legal: Sequence[int], now: int, order: Array) -> tuple[float, int]:
-    """The loss per cost saved of the group's best next count, and that count."""
-    size = len(order)
+@dataclass(frozen=True)
+class _Step:
+    """A group's way to a smaller count: what it loses, what it saves."""
+
+    then: int
+    loss: float
+    saved: float
+
+    def price(self, need: float) -> float:
+        """The loss per cost saved; what is saved beyond the need is worth nothing."""
+        if self.saved <= 0:
+            return NOTHING_SAVED  # it may be behind the next counts, so this one comes last
+        return self.loss / min(self.saved, need)
+
+
+def _next_steps(ledger: Ledger, loss: Loss, legal: Sequence[int], now: int, order: Array) -> list[_Step]:
+    size, lost = len(order), loss.at(now)
     further = [n for n in legal if n < now][: 1 + LOOKAHEAD]
-    best = (float("inf"), now)
-    for then in further:
-        saved = ledger.saving(order[size - now : size - then])
-        if saved > 0:
-            best = min(best, ((loss.at(then) - loss.at(now)) / saved, then))
-    if best[1] == now and further:
-        best = (1e300, further[0])  # nothing is saved yet; it may be behind the next counts, so this one comes last
-    return best
+    steps = [_Step(n, loss.at(n) - lost, ledger.saving(order[size - now : size - n])) for n in further]
+    return [step for step in steps if step.saved > 0] or steps[:1]
 
 
 def _even(
