@@ -148,3 +148,10 @@ def test_a_net_measured_here_takes_about_what_was_predicted(tmp_path: Path) -> N
     times = [run.min_ms * 1e3 for run in report.runs]
     assert ledger.total() / whole == pytest.approx(times[1] / times[0], rel=1 / 6)
     assert times[1] < 0.8 * times[0]
+
+
+def test_a_layer_of_less_than_two_tiles_is_known_in_parts_of_one() -> None:
+    """A table that knew 16 channels only would hold a narrow net for one that cannot get faster."""
+    coupling, _ = prunable(small())
+    costs = latency_costs(coupling, LatencyTable("here", by_macs), tile=16)
+    assert costs["b"](4, 32) < 0.75 * costs["b"](8, 32)

@@ -171,19 +171,24 @@ def filtered_alone(group: Group, coupling: Coupling) -> bool:
     return any(np.isin(group.units, units).any() for units in alone)
 
 
+def fitting(tile: int, channels: int) -> int:
+    """The tile, halved for a layer of less than two of them, down to 4: below that kernels do not count in tiles."""
+    while tile > 4 and channels < 2 * tile:
+        tile //= 2
+    return tile
+
+
 def step_of(group: Group, tile: int, *, auto: bool) -> int:
     """By how many units a group may shrink, so that the channels of its layers fill tiles.
 
     Args:
         group: the group.
         tile: channels that a kernel computes together.
-        auto: whether the tile halves for a layer of less than two tiles, down to 4: else narrow nets are left alone.
+        auto: whether the tile is `fitting`: else narrow nets are left alone.
     """
     step = 1
     for each in group.layers.values():
-        own = tile
-        while auto and own > 4 and len(group) * each < 2 * own:
-            own //= 2
+        own = fitting(tile, len(group) * each) if auto else tile
         step = lcm(step, own // gcd(own, each))
     return step
 

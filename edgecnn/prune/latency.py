@@ -21,6 +21,7 @@ from edgecnn.ir.ops import attrs_of
 from edgecnn.ir.verify import verify
 from edgecnn.prune.cost import Piece, PieceCost, pieces_of
 from edgecnn.prune.coupling import LOCKED, PRODUCERS, Coupling
+from edgecnn.prune.groups import fitting
 
 Measure = Callable[[Mapping[str, Graph]], Mapping[str, float]]
 """From small float graphs by key to their latency in microseconds; a graph that cannot be measured is left out."""
@@ -76,15 +77,16 @@ def latency_costs(coupling: Coupling, table: LatencyTable, *, tile: int) -> dict
     grids = {piece.name: _Grid.of(coupling.graph, piece, tile) for piece in pieces_of(coupling)}
     graphs = {key: graph for grid in grids.values() for key, graph in grid.graphs.items()}
     found = table.look_up(graphs)
-    return {name: grid.cost(found, tile) for name, grid in grids.items()}
+    return {name: grid.cost(found) for name, grid in grids.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """Where one piece is measured: the counts along both sides, and the key of each point."""
+    """Where one piece is measured: the counts along both sides, their tiles, and the key of each point."""
 
     reads: tuple[int, ...]
     makes: tuple[int, ...]
+    tiles: tuple[int, int]
     keys: Mapping[tuple[int, int], str]
     graphs: Mapping[str, Graph]
 
@@ -92,10 +94,11 @@ class _Grid:
     def of(graph: Graph, piece: Piece, tile: int) -> _Grid:
         first = piece.ops[0]
         if first.kind in FREE:
-            return _Grid((0,), (0,), {}, {})
-        makes = _counts(piece.makes, tile, piece)
+            return _Grid((0,), (0,), (1, 1), {}, {})
+        tiles = fitting(tile, len(piece.reads)), fitting(tile, len(piece.makes))
+        makes = _counts(piece.makes, tiles[1], piece)
         both = first.kind in PRODUCERS and not piece.per_group
-        reads = _counts(piece.reads, tile, piece) if both else (len(piece.reads),)
+        reads = _counts(piece.reads, tiles[0], piece) if both else (len(piece.reads),)
         keys, graphs = {}, {}
         for m in makes:
             for r in reads:
@@ -104,9 +107,9 @@ class _Grid:
                     key = signature(small)
                     keys[r, m] = key
                     graphs[key] = small
-        return _Grid(reads, makes, keys, graphs)
+        return _Grid(reads, makes, tiles, keys, graphs)
 
-    def cost(self, found: Mapping[str, float], tile: int) -> PieceCost:
+    def cost(self, found: Mapping[str, float]) -> PieceCost:
         """The function of (reads, makes) for the points that were measured."""
         if not self.keys or any(key not in found for key in self.keys.values()):
             return lambda reads, makes: 0.0
@@ -115,8 +118,8 @@ class _Grid:
 
         def at(reads: int, makes: int) -> float:
             if (reads, makes) not in known:
-                column = [_between(self.makes, row, _full(makes, tile, self.makes[-1])) for row in us]
-                known[reads, makes] = _between(self.reads, column, _full(reads, tile, self.reads[-1]))
+                column = [_between(self.makes, row, _full(makes, self.tiles[1], self.makes[-1])) for row in us]
+                known[reads, makes] = _between(self.reads, column, _full(reads, self.tiles[0], self.reads[-1]))
             return known[reads, makes]
 
         return at
