@@ -62,6 +62,12 @@ class InputError(EdgecnnError):
     exit_code = 3
 
 
+class DeviceFailed(EdgecnnError):
+    """A device that cannot be reached, was lost, or does not do its part."""
+
+    exit_code = 3
+
+
 class UnsupportedOp(EdgecnnError):
     """An operation that cannot be imported or lowered to the chosen target."""
 
@@ -78,7 +84,7 @@ EXIT_CODES: dict[int, str] = {
     0: "done",
     1: "a check failed (parity, coverage, accuracy, bench --assert)",
     2: "wrong usage (unknown net, target, option or recipe key)",
-    3: "bad input (weights, images, artifacts)",
+    3: "bad input (weights, images, artifacts), or a device that failed",
     4: "an op that cannot be imported or lowered",
     5: "the environment lacks something (runtime, network, disk)",
     70: "a bug in edgecnn",

@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 
 import edgecnn.runtime
-from edgecnn.bench.zipapp import write_zipapp
+from edgecnn.device.zipapp import write_zipapp
 
 FILES = sorted(Path(edgecnn.runtime.__file__).parent.glob("*.py"))
 ENGINES = {"onnxruntime", "ai_edge_litert", "tflite_runtime"}

@@ -17,6 +17,7 @@ REFERENCE = Interval(1.0, 1.0)
 MAX_DRIFT = 0.05
 MAX_SPREAD = 0.10
 MIN_CPU_SHARE = 0.9
+MAX_CLOCK_CHANGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ArtifactRun:
         unstable: reasons to distrust the numbers; empty if there are none.
         notes: what else the reader must know, such as operators outside of XNNPACK.
         engine: name and version.
+        states: clocks, temperatures and throttling right after each block, as far as the system tells.
     """
 
     artifact: str
@@ -58,6 +60,7 @@ class ArtifactRun:
     unstable: tuple[str, ...]
     notes: tuple[str, ...]
     engine: Mapping[str, str]
+    states: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def samples(self) -> int:
@@ -97,12 +100,16 @@ class ArtifactRun:
         }
         if samples:
             record["blocks_ns"] = [block.tolist() for block in self.blocks]
+            record["states"] = [dict(state) for state in self.states]
         return record
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """An interleaved comparison of artifacts on one machine; the first run is what the ratios refer to."""
+    """An interleaved comparison of artifacts on one machine; the first run is what the ratios refer to.
+
+    `device` is the name of its device file, None for this machine; `notes` say what its state leaves to be desired.
+    """
 
     runs: tuple[ArtifactRun, ...]
     machine: Mapping[str, Any]
@@ -111,6 +118,8 @@ class BenchReport:
     min_seconds: float
     processes: int
     seed: int
+    device: str | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self, *, samples: bool = False) -> dict[str, Any]:
         """The report as plain data; with the raw samples if `samples`."""
@@ -123,6 +132,8 @@ class BenchReport:
             "blocks": len(self.runs[0].blocks),
             "processes": self.processes,
             "seed": self.seed,
+            "device": self.device,
+            "notes": list(self.notes),
         }
 
 
@@ -138,6 +149,8 @@ class Measured:
     peak_bytes: int
     before_bytes: int
     about: Mapping[str, Any]
+    states: tuple[Mapping[str, Any], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def summarize(measured: Measured, reference: Measured, *, threads: int, seed: int) -> ArtifactRun:
@@ -164,6 +177,7 @@ def summarize(measured: Measured, reference: Measured, *, threads: int, seed: in
         unstable=tuple(_doubts(measured, threads)),
         notes=tuple(_remarks(measured)),
         engine=measured.about["engine"],
+        states=measured.states,
     )
 
 
@@ -179,10 +193,20 @@ def _doubts(measured: Measured, threads: int) -> list[str]:
     # With several threads the processor time of waiting ones hides what was missing.
     if threads == 1 and measured.cpu_share < MIN_CPU_SHARE:
         doubts.append(f"it got only {measured.cpu_share:.0%} of a core; other programs were running")
+    if throttled := sorted({str(word) for state in measured.states for word in state.get("throttled", ())}):
+        doubts.append("the device said: " + ", ".join(throttled))
+    # Of several clusters the fastest counts: it is the one under load.
+    clocks = [max(state["clocks_mhz"].values()) for state in measured.states if state.get("clocks_mhz")]
+    if clocks and min(clocks) < (1 - MAX_CLOCK_CHANGE) * max(clocks):
+        doubts.append(f"the clock was between {min(clocks):.0f} and {max(clocks):.0f} MHz")
     return doubts
 
 
 def _remarks(measured: Measured) -> list[str]:
+    return [*measured.remarks, *_outside(measured)]
+
+
+def _outside(measured: Measured) -> list[str]:
     facts = measured.about["facts"]
     operators, delegated = facts.get("operators"), facts.get("delegated")
     if operators is None or operators == delegated:

@@ -1,4 +1,4 @@
-"""Compares the latency of artifacts on this machine: fresh processes, interleaved in blocks, raw samples kept."""
+"""Compares the latency of artifacts, here or on a device: fresh processes, interleaved in blocks, raw samples kept."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from edgecnn import __version__
+from edgecnn.bench.preflight import preflight
 from edgecnn.bench.records import BenchReport, Measured, summarize
+from edgecnn.bench.same_there import compare_there
 from edgecnn.bench.stats import Array
 from edgecnn.bench.worker import Worker
+from edgecnn.device.place import Remote
 from edgecnn.errors import UsageError
 from edgecnn.targets.engine import check_artifact
 
@@ -37,6 +40,8 @@ class _Collected:
     peak_bytes: int = 0
     before_bytes: int = 0
     about: dict[str, Any] = field(default_factory=dict)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def start(self, worker: Worker, seed: int) -> None:
         """Takes the load time and the first inference of a fresh process, and warms it up."""
@@ -52,6 +57,7 @@ class _Collected:
         self.blocks.append(np.asarray(answer["samples_ns"], np.int64))
         self.cpu_ns += answer["cpu_ns"]
         self.wall_ns += answer["wall_ns"]
+        self.states.append(answer.get("state", {}))
 
     def end(self, worker: Worker) -> None:
         """Takes the peak memory; the largest of the processes counts."""
@@ -70,6 +76,8 @@ class _Collected:
             self.peak_bytes,
             self.before_bytes,
             self.about,
+            tuple(self.states),
+            tuple(self.remarks),
         )
 
 
@@ -82,9 +90,12 @@ def bench(
     processes: int = 2,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    device: Remote | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Latency of each artifact, and its ratio to the first one.
+
+    On a device the outputs are first compared with those computed here, and the device's state is looked at.
 
     Every artifact runs in processes of its own. In each round each artifact is timed for one block, in the order
     A B C, then C B A, and so on, so that slow changes of the machine meet all of them alike; half of the rounds run
@@ -98,25 +109,32 @@ def bench(
         processes: how many fresh processes each artifact gets, one after the other.
         seed: of the random inputs and of the bootstrap.
         shapes: input shapes by name, for files that leave more than the batch free.
+        device: the folder on a device to measure in; this machine if None.
         progress: called with a line now and then.
 
     Raises:
         UsageError: no artifacts, or numbers that make no sense.
         InputError: an artifact is missing, damaged, or of an unknown kind.
         EnvironmentFailure: an engine is missing.
+        DeviceFailed: the device cannot be reached or was lost.
+        CheckFailed: the device computes other outputs than this machine.
     """
     _check(paths, threads, min_seconds, blocks, processes)
     report = progress or (lambda line: None)
     collected = [_Collected(os.fspath(path)) for path in paths]
     for item in collected:
         check_artifact(item.path)
+    notes = preflight(device, progress=report) if device is not None else []
     for number, rounds in enumerate(_shares(blocks, processes)):
         report(f"process {number + 1} of {processes}: load, warm up, {rounds} rounds of {len(collected)} artifacts")
         with ExitStack() as stack:
             workers = []
             for item in collected:
-                workers.append(stack.enter_context(Worker(item.path, threads=threads, shapes=dict(shapes or {}))))
-                item.start(workers[-1], seed)
+                worker = Worker(item.path, threads=threads, shapes=dict(shapes or {}), place=device)
+                workers.append(stack.enter_context(worker))
+                if device is not None and number == 0:
+                    item.remarks.append(compare_there(item.path, worker, device, shapes=shapes, seed=seed).sentence)
+                item.start(worker, seed)
             pairs = list(zip(collected, workers, strict=True))
             for turn in range(rounds):
                 for item, worker in pairs if turn % 2 == 0 else reversed(pairs):
@@ -132,6 +150,8 @@ def bench(
         min_seconds=min_seconds,
         processes=processes,
         seed=seed,
+        device=device.name if device is not None else None,
+        notes=tuple(notes),
     )
 
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from edgecnn.cli import (
     bench,
+    devices,
     doctor,
     evaluate,
     export,
@@ -53,8 +54,8 @@ app = typer.Typer(
     name="edgecnn",
     cls=_Verbs,
     help="From a small CNN to the fastest correct artifact for a device: fold, quantise, export, prove, measure.",
-    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 an op cannot be lowered, "
-    "5 the environment lacks something, 70 a bug in edgecnn, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input or a device that failed, "
+    "4 an op cannot be lowered, 5 the environment lacks something, 70 a bug in edgecnn, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -76,6 +77,7 @@ app.command("run")(run.run)
 app.command("list")(listing.list_things)
 app.command("show")(show.show)
 app.command("lint")(lint.lint)
+app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
 
 

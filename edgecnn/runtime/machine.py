@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from .cpu import cpu_facts
+from .errors import RuntimeProblem
+from .session import ENGINES, import_engine
+from .telemetry import Telemetry
 
 
 def machine_facts() -> Dict[str, Any]:
@@ -24,16 +27,31 @@ def machine_facts() -> Dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "governor": _governor(),
+        "board": _board(),
+        **Telemetry().settings(),
     }
 
 
-def _governor() -> Any:
-    try:
-        with open("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return None
+def engines_found() -> Dict[str, Any]:
+    """By name, the version of each engine that can be imported here, or under `missing` why it cannot."""
+    found: Dict[str, Any] = {}
+    for name in sorted(set(ENGINES.values())):
+        try:
+            found[name] = import_engine(name)
+        except RuntimeProblem as problem:
+            found[name] = {"missing": problem.what, "do": problem.do}
+    return found
+
+
+def _board() -> Optional[str]:
+    """What the maker calls the machine: the device tree's model on boards, the product's name on PCs."""
+    for path in ("/proc/device-tree/model", "/sys/devices/virtual/dmi/id/product_name"):
+        try:
+            with open(path, "rb") as file:
+                return file.read(256).decode("utf-8", "replace").strip("\0 \n") or None
+        except OSError:
+            continue
+    return None
 
 
 def peak_rss_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from .errors import BadRequest
 from .machine import machine_facts, peak_rss_bytes
-from .session import Session, engine_for, open_session
+from .session import ENGINES, Session, check_digest, check_file, engine_for, import_engine, open_session
+from .telemetry import Telemetry
 from .tensor import random_arrays
 
 if TYPE_CHECKING:
@@ -18,7 +20,16 @@ if TYPE_CHECKING:
 
 
 class Measurement:
-    """Opens an artifact and times it; all times are nanoseconds of `time.perf_counter_ns`."""
+    """Opens an artifact and times it; all times are nanoseconds of `time.perf_counter_ns`.
+
+    Args:
+        path: the artifact.
+        threads: of one inference.
+        engine: by the suffix if not given.
+        shapes: of inputs whose file leaves dimensions free.
+        sha256: what the file's digest must be.
+        cores: the cores this process is bound to; set before the engine starts its threads, which inherit it.
+    """
 
     def __init__(
         self,
@@ -27,8 +38,15 @@ class Measurement:
         threads: int = 1,
         engine: Optional[str] = None,
         shapes: Optional[Mapping[str, Tuple[int, ...]]] = None,
+        sha256: Optional[str] = None,
+        cores: Optional[Sequence[int]] = None,
     ) -> None:
         engine = engine or engine_for(path)
+        if sha256 is not None:
+            check_file(path)
+            check_digest(path, sha256)
+        if cores is not None:
+            _bind(cores)
         import_ns = _import_engine(engine)
         self._before = peak_rss_bytes()
         started = time.perf_counter_ns()
@@ -36,6 +54,7 @@ class Measurement:
         self._load_ns = time.perf_counter_ns() - started
         self._import_ns = import_ns
         self._fed = False
+        self._telemetry = Telemetry()
 
     def about(self) -> Dict[str, Any]:
         """What was loaded, where, and how long that took."""
@@ -72,7 +91,8 @@ class Measurement:
     def block(self, *, seconds: float, min_runs: int = 3, max_runs: int = 1000, warm: int = 1) -> Dict[str, Any]:
         """Times inferences one by one for `seconds`, after `warm` untimed ones that refill the caches.
 
-        `cpu_ns` is the processor time of the whole block: far below `wall_ns`, something else ran here.
+        `cpu_ns` is the processor time of the whole block: far below `wall_ns`, something else ran here. `state` is
+        what `Telemetry` reads right after the last one, outside of what is timed.
         """
         self.warm(runs=warm)
         invoke, clock = self.session.invoke, time.perf_counter_ns
@@ -92,7 +112,7 @@ class Measurement:
         finally:
             if collecting:
                 gc.enable()
-        return {"samples_ns": samples, "wall_ns": now - started, "cpu_ns": cpu_ns}
+        return {"samples_ns": samples, "wall_ns": now - started, "cpu_ns": cpu_ns, "state": self._telemetry.read()}
 
     def run(self, *, files: Sequence[str], out: Sequence[str]) -> Dict[str, Any]:
         """Runs the arrays in .npy `files` and writes the outputs to the .npy files `out`: for parity checks."""
@@ -118,15 +138,21 @@ class Measurement:
 
 def _import_engine(name: str) -> int:
     started = time.perf_counter_ns()
-    if name == "litert":
-        from . import litert
-
-        litert.import_engine()
-    elif name == "ort":
-        from . import ort
-
-        ort.import_engine()
+    if name in ENGINES.values():  # `open_session` refuses others, with the known names.
+        import_engine(name)
     return time.perf_counter_ns() - started
+
+
+def _bind(cores: Sequence[int]) -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        raise BadRequest("this system binds no process to cores", do="leave `cores` out of the device's file")
+    try:
+        os.sched_setaffinity(0, cores)
+    except (OSError, ValueError) as error:
+        raise BadRequest(
+            f"cannot bind to the cores {list(cores)}: {error}",
+            do=f"there are {sorted(os.sched_getaffinity(0))}; correct `cores` in the device's file",
+        ) from error
 
 
 def load_arrays(files: Sequence[str]) -> List[Array]:

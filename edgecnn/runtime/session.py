@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
@@ -85,6 +86,21 @@ def open_session(
     raise BadRequest(f"unknown engine `{engine}`", do="one of " + ", ".join(sorted(ENGINES.values())))
 
 
+def import_engine(name: str) -> Dict[str, str]:
+    """Imports the engine `name`, and says its full name and version.
+
+    Raises:
+        EngineMissing: it is not installed, or does not load.
+    """
+    if name == "litert":
+        from . import litert
+
+        return litert.import_engine()[1]
+    from . import ort
+
+    return {"name": "onnxruntime", "version": str(ort.import_engine().__version__)}
+
+
 def engine_for(path: str) -> str:
     """The name of the engine that runs files with the suffix of `path`.
 
@@ -99,6 +115,25 @@ def engine_for(path: str) -> str:
             do="give a file that ends in " + " or ".join(sorted(ENGINES)),
         )
     return ENGINES[suffix]
+
+
+def check_digest(path: str, sha256: str) -> None:
+    """Checks that the file at `path` is the one that was sent.
+
+    Raises:
+        BadArtifact: its content has another digest.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    found = digest.hexdigest()
+    if found != sha256:
+        raise BadArtifact(
+            f"`{os.path.basename(path)}` arrived damaged: its sha256 is {found[:16]}..., not {sha256[:16]}...",
+            where=path,
+            do="try again; if it happens twice, the device's storage or the connection is at fault",
+        )
 
 
 def check_file(path: str) -> None:

@@ -2,7 +2,8 @@
 
 A pipe lets the host interleave several artifacts, each in a fresh process of its own, block by block. Each request is
 one line `{"do": NAME, ...arguments}`; each answer is one line `{"ok": true, ...}` or `{"ok": false, "error": {...}}`.
-Requests: `load`, `feed`, `first`, `warm`, `block`, `run`, `memory` (see `measure.Measurement`) and `quit`.
+Requests: `load`, `feed`, `first`, `warm`, `block`, `run`, `memory` (see `measure.Measurement`), `machine` (what this
+machine is, before anything is loaded) and `quit`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import sys
 from typing import IO, Any, Dict, List, Optional
 
 from .errors import BadRequest, RuntimeProblem
+from .machine import engines_found, machine_facts
 from .measure import Measurement
+from .telemetry import Telemetry
 
 REQUESTS = ("feed", "first", "warm", "block", "run", "memory")
 
@@ -113,6 +116,8 @@ def serve() -> None:
             if name == "load":
                 measurement = _load(request)
                 answer: Any = measurement.about()
+            elif name == "machine":
+                answer = {"machine": machine_facts(), "engines": engines_found(), "state": Telemetry().read()}
             elif measurement is None:
                 raise BadRequest(f"`{name}` before `load`")
             else:
@@ -132,8 +137,8 @@ def _parse(line: str) -> Dict[str, Any]:
     except ValueError as error:
         raise BadRequest(f"a request is no JSON: {error}") from error
     name = request.get("do") if isinstance(request, dict) else None
-    if name not in (*REQUESTS, "load", "quit"):
-        raise BadRequest(f"unknown request {name!r}", do="one of load, quit, " + ", ".join(REQUESTS))
+    if name not in (*REQUESTS, "load", "machine", "quit"):
+        raise BadRequest(f"unknown request {name!r}", do="one of load, machine, quit, " + ", ".join(REQUESTS))
     return dict(request)
 
 
