@@ -26,7 +26,7 @@ class ScriptedWorker:
     cpu_share: ClassVar[float]
     facts: ClassVar[dict[str, Any]]
 
-    def __init__(self, path: str, *, threads: int, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, path: str, *, threads: int, shapes: dict[str, tuple[int, ...]], place: None) -> None:
         self.path, self.round = path, -1  # the first block is the warm-up
         machine = {"cpu": "any", "python": "3.12", "numpy": "2.0"}
         self.about = {"load_ns": 5_000_000, "machine": machine, "facts": self.facts, "engine": ENGINE}
@@ -85,6 +85,7 @@ def test_the_report_by_hand(scripted: type[ScriptedWorker], paths: list[Path]) -
     content = json.loads(json.dumps(report.to_json()))
     assert set(content) == {
         *("runs", "machine", "versions", "threads", "min_seconds", "blocks", "processes", "seed"),
+        *("device", "notes"),
     }
     assert content["runs"][1] == {
         "artifact": str(paths[1]),

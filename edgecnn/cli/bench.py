@@ -26,6 +26,10 @@ def bench(
     core: Annotated[
         str, typer.Option(help="On an emulated device: the cores to count instructions for, separated by commas.")
     ] = "cortex-a53,cortex-a72,cortex-a76,i8mm",
+    claim: Annotated[
+        str | None,
+        typer.Option("--assert", help='Exit 1 unless it holds: "B < A", "B < A by 2%"; A is the first artifact.'),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was pushed on the device.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write the report with its raw samples to this JSON file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --save.")] = False,
@@ -38,13 +42,18 @@ def bench(
     import json
 
     from edgecnn.artifact import atomic_write, refuse_existing
+    from edgecnn.bench.claim import parse_claim
     from edgecnn.bench.run import bench as run_bench
     from edgecnn.cli.bench_count import count_and_print
     from edgecnn.cli.console import print_json, progress
+    from edgecnn.errors import CheckFailed, UsageError
 
     if save is not None:
         refuse_existing(save, overwrite=overwrite)
+    claimed = parse_claim(claim, artifacts) if claim is not None else None
     if device and _emulated(device):
+        if claimed is not None:
+            raise UsageError("instructions are no latency", where="--assert", do="leave it out, or name a real device")
         counts = count_and_print(artifacts, core.split(","), as_json=as_json)
         if save is not None:
             atomic_write(save, (json.dumps(counts) + "\n").encode())
@@ -82,6 +91,12 @@ def bench(
         say(str(failure))
     if failures:
         raise failures[-1]
+    if claimed is not None:
+        findings = [(report, claimed.judge(report)) for report in reports]
+        for report, finding in findings:
+            say(f"{report.device + ': ' if report.device else ''}{finding}")
+        if missed := [finding for _, finding in findings if finding.outcome != "holds"]:
+            raise CheckFailed(f"`{claimed}` was not shown", where="--assert", got=str(missed[0]))
 
 
 def _emulated(names: list[str]) -> bool:

@@ -17,6 +17,9 @@ def export(
         str | None,
         typer.Option(help="The core it is for: x86, x86-amx, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Ask this device (see `edgecnn devices`) for the kind of its core, as --cpu.")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -76,9 +79,16 @@ def export(
 ) -> None:
     """Export a net: fold, rewrite, quantise, emit, prove, and write the artifact with its manifest."""
     from edgecnn.cli.console import pairs, print_json, reporting_stages, shape
+    from edgecnn.device.profile import load_device
+    from edgecnn.errors import UsageError
+    from edgecnn.pipeline.device_check import device_cpu
     from edgecnn.pipeline.export import export as run_export
     from edgecnn.pipeline.export_options import ExportOptions
 
+    if device is not None:
+        if cpu is not None:
+            raise UsageError("a device says its own kind of core", where="--device, --cpu", do="give one of them")
+        cpu = device_cpu(*load_device(device))
     stages = reporting_stages()
     artifact = run_export(
         net,

@@ -16,6 +16,7 @@ from edgecnn.doctor import Finding, cpu_finding, emit_probe
 from edgecnn.errors import EdgecnnError
 from edgecnn.runtime.cpu import CpuFacts, kind_of
 from edgecnn.runtime.errors import BadRequest
+from edgecnn.targets.engine import explained
 from edgecnn.targets.target import Cpu
 
 PACKAGES = {"litert": ("LiteRT", "ai-edge-litert", "tflite"), "ort": ("ONNX Runtime", "onnxruntime", "onnx")}
@@ -67,11 +68,11 @@ def device_cpu(name: str, profile: DeviceProfile) -> Cpu:
 
     Raises:
         DeviceFailed: it cannot be reached.
-        BadRequest: no lowering is known for its processor.
+        UsageError: no lowering is known for its processor.
     """
     if profile.cpu is not None:
         return profile.cpu
-    with Remote(name, profile) as device, Agent(device, subject=name) as agent:
+    with Remote(name, profile) as device, Agent(device, subject=name) as agent, explained():
         return cast(Cpu, kind_of(facts_of(agent.ask("machine")["machine"])))
 
 
