@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+from edgecnn.artifact import sha256_of_file
 from edgecnn.bench import run as run_module
 from edgecnn.bench.run import bench
 from edgecnn.errors import InputError, UsageError
@@ -85,7 +86,7 @@ def test_the_report_by_hand(scripted: type[ScriptedWorker], paths: list[Path]) -
     content = json.loads(json.dumps(report.to_json()))
     assert set(content) == {
         *("runs", "machine", "versions", "threads", "min_seconds", "blocks", "processes", "seed"),
-        *("device", "notes"),
+        *("device", "notes", "schema"),
     }
     assert content["runs"][1] == {
         "artifact": str(paths[1]),
@@ -106,6 +107,8 @@ def test_the_report_by_hand(scripted: type[ScriptedWorker], paths: list[Path]) -
         "unstable": [],
         "notes": [],
         "engine": ENGINE,
+        "sha256": sha256_of_file(paths[1]),
+        "inputs": [],
     }
     assert report.to_json(samples=True)["runs"][1]["blocks_ns"] == [[1_000_000] * 10] * 6
 

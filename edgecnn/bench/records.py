@@ -11,6 +11,9 @@ import numpy as np
 from edgecnn.bench import stats
 from edgecnn.bench.stats import Array, Interval
 
+SCHEMA = 1
+"""Of a saved report; `bench/saved.py` reads it."""
+
 REFERENCE = Interval(1.0, 1.0)
 """The ratio of the first artifact to itself: exact, as no interval of a measured ratio is."""
 
@@ -41,6 +44,8 @@ class ArtifactRun:
         notes: what else the reader must know, such as operators outside of XNNPACK.
         engine: name and version.
         states: clocks, temperatures and throttling right after each block, as far as the system tells.
+        sha256: of the artifact's file.
+        inputs: name, shape and element type of each.
     """
 
     artifact: str
@@ -61,6 +66,8 @@ class ArtifactRun:
     notes: tuple[str, ...]
     engine: Mapping[str, str]
     states: tuple[Mapping[str, Any], ...] = ()
+    sha256: str = ""
+    inputs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def samples(self) -> int:
@@ -97,6 +104,8 @@ class ArtifactRun:
             "unstable": list(self.unstable),
             "notes": list(self.notes),
             "engine": dict(self.engine),
+            "sha256": self.sha256,
+            "inputs": [dict(spec) for spec in self.inputs],
         }
         if samples:
             record["blocks_ns"] = [block.tolist() for block in self.blocks]
@@ -124,6 +133,7 @@ class BenchReport:
     def to_json(self, *, samples: bool = False) -> dict[str, Any]:
         """The report as plain data; with the raw samples if `samples`."""
         return {
+            "schema": SCHEMA,
             "runs": [run.to_json(samples=samples) for run in self.runs],
             "machine": dict(self.machine),
             "versions": dict(self.versions),
@@ -151,6 +161,7 @@ class Measured:
     about: Mapping[str, Any]
     states: tuple[Mapping[str, Any], ...] = ()
     remarks: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 def summarize(measured: Measured, reference: Measured, *, threads: int, seed: int) -> ArtifactRun:
@@ -178,6 +189,8 @@ def summarize(measured: Measured, reference: Measured, *, threads: int, seed: in
         notes=tuple(_remarks(measured)),
         engine=measured.about["engine"],
         states=measured.states,
+        sha256=measured.sha256,
+        inputs=tuple(measured.about.get("inputs", ())),
     )
 
 

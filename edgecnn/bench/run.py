@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgecnn import __version__
+from edgecnn.artifact import sha256_of_file
 from edgecnn.bench.preflight import preflight
 from edgecnn.bench.records import BenchReport, Measured, summarize
 from edgecnn.bench.same_there import compare_there
@@ -78,6 +80,7 @@ class _Collected:
             self.about,
             tuple(self.states),
             tuple(self.remarks),
+            sha256_of_file(Path(self.path)),
         )
 
 

@@ -60,6 +60,19 @@ def ratio_interval(
     return _percentiles(_medians(blocks, rounds) / _medians(reference, rounds), len(blocks), level)
 
 
+def unpaired_ratio_interval(
+    blocks: Sequence[Array], reference: Sequence[Array], *, seed: int = 0, level: float = LEVEL
+) -> Interval:
+    """The bootstrap interval of median(blocks) / median(reference), measured at different times or places.
+
+    Raises:
+        ValueError: fewer than two blocks on a side.
+    """
+    above = _medians(blocks, _resampled_rounds(len(blocks), seed))
+    below = _medians(reference, _resampled_rounds(len(reference), seed + 1))
+    return _percentiles(above / below, min(len(blocks), len(reference)), level)
+
+
 def pooled_median(blocks: Sequence[Array]) -> float:
     """The median of the samples of all blocks."""
     return float(np.median(np.concatenate(blocks)))

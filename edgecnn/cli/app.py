@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from edgecnn.cli import (
     bench,
+    compare,
     devices,
     doctor,
     evaluate,
@@ -65,6 +66,7 @@ app = typer.Typer(
 
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.command("compare")(compare.compare)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
