@@ -29,7 +29,7 @@ HEADING = (
 
 
 def ours(net: str, target: str, cpu: str, work: Path) -> Path:
-    """Our artifact of `net`, lowered for `cpu`, with the float input that the peers' files have."""
+    """Our artifact of `net`, lowered for `cpu`; integers in and out, as the peers' files have them."""
     source, _, _, _ = prepare(net, work / net)
     options = ExportOptions(
         target=target,
@@ -37,7 +37,6 @@ def ours(net: str, target: str, cpu: str, work: Path) -> Path:
         weights="random",
         seed=SEED,
         calibration_images=CALIBRATION_IMAGES,
-        input_type="float32",
         output=work / net,
         stem=f"arm-{target}-{cpu}",
         overwrite=True,
