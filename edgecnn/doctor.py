@@ -124,7 +124,7 @@ def cpu_finding(facts: CpuFacts) -> Finding:
     text = f"{facts.model}, {facts.cores} cores, --cpu {kind}: {features}"
     if kind.startswith("x86") and not {"avx512_vnni", "avx_vnni"} & set(facts.features):
         return Finding("processor", "warn", text, "int8 gains less without VNNI; compare with a float target by bench")
-    if kind == "armv8":
+    if kind in ("armv8", "armv8-a53"):
         return Finding(
             "processor",
             "warn",

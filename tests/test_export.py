@@ -126,7 +126,7 @@ def test_batch_and_input_type(tmp_path, target):
         assert artifact.manifest["parity"]["ok"]
 
 
-@pytest.mark.parametrize("cpu", ["x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm"])
+@pytest.mark.parametrize("cpu", ["x86", "x86-amx", "armv8-a53", "armv8", "armv8-dot", "armv8-i8mm"])
 @pytest.mark.parametrize("target", INT8)
 def test_every_core_has_a_proved_artifact(tmp_path, target, cpu):
     artifact = small_export(tmp_path, target=target, cpu=cpu)

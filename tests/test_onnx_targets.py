@@ -59,7 +59,14 @@ def prepared(target: Target, cpu, **settings: str) -> Graph:
 def test_activations_are_uint8_but_on_cores_with_dot_product_alone(int8: Target) -> None:
     assert int8.scheme is not None
     types = {cpu: int8.scheme(cpu).act_dtype for cpu in CPUS}
-    assert types == {"x86": "uint8", "x86-amx": "uint8", "armv8": "uint8", "armv8-dot": "int8", "armv8-i8mm": "uint8"}
+    assert types == {
+        "x86": "uint8",
+        "x86-amx": "uint8",
+        "armv8-a53": "uint8",
+        "armv8": "uint8",
+        "armv8-dot": "int8",
+        "armv8-i8mm": "uint8",
+    }
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -100,6 +107,7 @@ def kinds(int8: Target, cpu, **settings: str) -> list[str]:
 
 def test_shuffles_stay_on_cores_without_dot_product(int8: Target) -> None:
     assert "channel_shuffle" in kinds(int8, "armv8")
+    assert "channel_shuffle" in kinds(int8, "armv8-a53")
     assert "channel_shuffle" not in kinds(int8, "armv8-dot")
     assert "channel_shuffle" not in kinds(int8, "armv8", shuffle="fold")
     assert "channel_shuffle" in kinds(int8, "x86", shuffle="transpose")

@@ -61,6 +61,11 @@ def test_kinds(machine: str, features: tuple[str, ...], kind: str) -> None:
     assert kind_of(CpuFacts(machine, "any", 4, features)) == kind
 
 
+@pytest.mark.parametrize(("model", "kind"), [("Cortex-A53", "armv8-a53"), ("Cortex-A53 + Cortex-A72", "armv8")])
+def test_an_a53_beside_faster_cores_is_not_what_a_net_runs_on(model: str, kind: str) -> None:
+    assert kind_of(CpuFacts("aarch64", model, 4, ())) == kind
+
+
 def test_other_processors_are_asked_for() -> None:
     with pytest.raises(BadRequest) as caught:
         kind_of(CpuFacts("riscv64", "any", 4, ()))

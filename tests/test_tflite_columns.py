@@ -78,6 +78,8 @@ def test_other_cores_and_off_keep_the_pairs_of_the_stem_only() -> None:
         assert "32 columns of 3 channels read as 16 of 6" in str(emitted(stem, **options).notes[0])
         assert not emitted(point, **options).notes
     assert not emitted(stem, cpu="x86-amx", settings={"stem": "plain"}).notes
+    assert not emitted(stem, cpu="armv8-a53").notes
+    assert emitted(stem, cpu="armv8-a53", settings={"stem": "pair"}).notes
 
 
 def test_grouping_of_a_stem() -> None:

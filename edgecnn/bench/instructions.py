@@ -45,7 +45,7 @@ class Core:
 # With SME, QEMU 7.2 computes wrong int8 results in XNNPACK's kernels for it; without SVE, the core is the least that
 # has i8mm.
 CORES: dict[str, Core] = {
-    "cortex-a53": Core("cortex-a53", "armv8"),
+    "cortex-a53": Core("cortex-a53", "armv8-a53"),
     "cortex-a72": Core("cortex-a72", "armv8"),
     "cortex-a76": Core("cortex-a76", "armv8-dot"),
     "i8mm": Core("max,sme=off,sve=off", "armv8-i8mm"),

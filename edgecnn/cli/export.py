@@ -15,7 +15,7 @@ def export(
     target: Annotated[str, typer.Option("--target", "-t", help="One of `edgecnn list targets`.")] = "tflite-int8",
     cpu: Annotated[
         str | None,
-        typer.Option(help="The core it is for: x86, x86-amx, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
+        typer.Option(help="The core: x86, x86-amx, armv8-a53, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Ask this device (see `edgecnn devices`) for the kind of its core, as --cpu.")

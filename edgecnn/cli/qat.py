@@ -21,7 +21,7 @@ def qat(
     ] = "tflite-int8",
     cpu: Annotated[
         str | None,
-        typer.Option(help="The core it is for: x86, x86-amx, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
+        typer.Option(help="The core: x86, x86-amx, armv8-a53, armv8, armv8-dot, armv8-i8mm. Default: this machine's."),
     ] = None,
     target_setting: Annotated[
         list[str] | None,

@@ -13,7 +13,7 @@ from edgecnn.data.shipped import shipped
 from edgecnn.errors import unknown
 
 Transport = Literal["local", "ssh", "adb"]
-Cpu = Literal["x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm"]
+Cpu = Literal["x86", "x86-amx", "armv8-a53", "armv8", "armv8-dot", "armv8-i8mm"]
 Engine = Literal["litert", "ort"]
 
 PLAIN = r"^[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"

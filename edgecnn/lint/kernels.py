@@ -10,8 +10,8 @@ from edgecnn.lint.shapes import convs, resized
 from edgecnn.targets.executed import Execution
 
 MOVES = frozenset({"transpose", "channel_shuffle", "pad", "slice", "concat"})
-TILE_INT8: dict[str, int] = {"x86": 16, "x86-amx": 64, "armv8": 8, "armv8-dot": 16, "armv8-i8mm": 16}
-TILE_FLOAT: dict[str, int] = {"x86": 16, "x86-amx": 16, "armv8": 8, "armv8-dot": 8, "armv8-i8mm": 8}
+TILE_INT8: dict[str, int] = {"x86": 16, "x86-amx": 64, "armv8-a53": 8, "armv8": 8, "armv8-dot": 16, "armv8-i8mm": 16}
+TILE_FLOAT: dict[str, int] = {"x86": 16, "x86-amx": 16, "armv8-a53": 8, "armv8": 8, "armv8-dot": 8, "armv8-i8mm": 8}
 """Output channels that the kernels of XNNPACK and MLAS compute together: on x86 by timing, on ARM by counting
 instructions under emulation; with AMX, XNNPACK's int8 kernels work on 64."""
 DEPTHWISE_TILE = 16

@@ -120,7 +120,7 @@ def _sysctl(name: str) -> str:
 
 
 def local_cpu() -> str:
-    """The kind of core a lowering is chosen by: `x86`, `x86-amx`, `armv8`, `armv8-dot` or `armv8-i8mm`.
+    """The kind of core a lowering is chosen by: `x86`, `x86-amx`, `armv8-a53`, `armv8`, `armv8-dot` or `armv8-i8mm`.
 
     Raises:
         BadRequest: the processor is neither x86 nor 64-bit ARM.
@@ -135,8 +135,11 @@ def kind_of(facts: CpuFacts) -> str:
     if facts.machine in ARM_MACHINES:
         if "i8mm" in facts.features:
             return "armv8-i8mm"
-        return "armv8-dot" if "asimddp" in facts.features else "armv8"
+        if "asimddp" in facts.features:
+            return "armv8-dot"
+        # Beside faster cores it is not the one that a net runs on.
+        return "armv8-a53" if facts.model == "Cortex-A53" else "armv8"
     raise BadRequest(
         f"no lowering is known for a processor of kind `{facts.machine}`",
-        do="name the kind of the device's core with --cpu x86, x86-amx, armv8, armv8-dot or armv8-i8mm",
+        do="name the kind of the device's core with --cpu x86, x86-amx, armv8-a53, armv8, armv8-dot or armv8-i8mm",
     )

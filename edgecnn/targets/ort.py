@@ -49,10 +49,13 @@ MEANING: dict[str, str] = {
     "hetconv_form": "how a heterogeneous convolution runs: grouped and pointwise, split, or dense; auto: the fastest",
     "stem": "fold: the first convolution reads 2x2 blocks as channels; pad: it reads four channels; auto: fold on x86",
     "pad_channels": "depthwise channels are padded to a multiple of this; auto: 16",
-    "shuffle": "channel shuffles: fold them into weights, or transpose; auto: fold, but not on armv8",
+    "shuffle": "channel shuffles: fold them into weights, or transpose; auto: fold, but not on armv8 and armv8-a53",
     "silu": "int8: SiLU as an integer sigmoid and product; float: computed in float, fused",
     "linear": "how a linear layer behind a pool runs: as 1x1 convolution, or Gemm; auto: conv on x86",
 }
+NO_DOT: tuple[Cpu, ...] = ("armv8", "armv8-a53")
+"""Cores without the dot product: 4 products per instruction instead of 16 do not pay for a shuffle as a matrix."""
+
 GROUP_WIDTH = 32
 """Channels that each group of an integer convolution reads at least: see `passes.group_width`."""
 
@@ -74,7 +77,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     if CHOICES.chosen(settings, "silu") == "int8":
         passes.append(split_silu)
     shuffle = CHOICES.chosen(settings, "shuffle")
-    if shuffle == "fold" or (shuffle == "auto" and cpu != "armv8"):
+    if shuffle == "fold" or (shuffle == "auto" and cpu not in NO_DOT):
         passes += [shuffle_into_rows, ungroup(pays), shuffle_into_rows, shuffle_onehot]
     if cpu.startswith("x86"):  # measured there only
         passes.append(widen_groups(GROUP_WIDTH))

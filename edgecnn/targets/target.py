@@ -12,8 +12,8 @@ from edgecnn.quant.scheme import Scheme
 from edgecnn.registry import Registry
 from edgecnn.runtime.cpu import local_cpu
 
-Cpu = Literal["x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm"]
-CPUS: tuple[Cpu, ...] = ("x86", "x86-amx", "armv8", "armv8-dot", "armv8-i8mm")
+Cpu = Literal["x86", "x86-amx", "armv8-a53", "armv8", "armv8-dot", "armv8-i8mm"]
+CPUS: tuple[Cpu, ...] = ("x86", "x86-amx", "armv8-a53", "armv8", "armv8-dot", "armv8-i8mm")
 """The kinds of core that decide a lowering: x86 with VNNI, and with AMX; ARMv8 plain, with dot product, with i8mm."""
 
 

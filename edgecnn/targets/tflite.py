@@ -167,7 +167,7 @@ MEANING: dict[str, str] = {
     "auto: grouped, in int8 on x86-amx by a cost model",
     "se": "matmul: squeeze-and-excitation gates multiply weights, not maps: faster on x86, a little less accurate",
     "shuffle": "channel shuffles: folded into the weights around them, or left as TRANSPOSE",
-    "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: at least that, on every core",
+    "stem": "pair: a first layer of 3 channels and stride 2 reads pixels in pairs; auto: at least that, but not on A53",
     "columns": "auto: on x86-amx, convolutions of few channels read several columns as channels; off: never",
 }
 CHOICES = Settings(SETTINGS, MEANING)
