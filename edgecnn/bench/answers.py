@@ -104,6 +104,12 @@ class MachineAnswer(TypedDict):
     state: State
 
 
+class TurnsAnswer(TypedDict):
+    """To `turns`."""
+
+    median_ns: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
 class NothingAnswer(TypedDict):
     """To what is only done."""
 
@@ -125,6 +131,7 @@ ANSWERS: dict[str, TypeAdapter[Any]] = {
         "first": FirstAnswer,
         "memory": MemoryAnswer,
         "machine": MachineAnswer,
+        "turns": TurnsAnswer,
         "feed": NothingAnswer,
         "warm": NothingAnswer,
         "run": NothingAnswer,

@@ -8,29 +8,24 @@ comparisons are what these figures are for.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from edgecnn.errors import UnsupportedOp
+from edgecnn.bench.worker import Agent
+from edgecnn.device.place import Remote
+from edgecnn.errors import DeviceFailed, UnsupportedOp
 from edgecnn.ir.cut import cut
 from edgecnn.ir.graph import Graph, Op, QParams, Value
 from edgecnn.ir.ops import macs_of
-from edgecnn.runtime.session import Session
 from edgecnn.runtime.tensor import random_arrays
+from edgecnn.runtime.turns import in_turn
 from edgecnn.targets.engine import open_session
 from edgecnn.targets.target import EmitOptions, Target
 
 K = TypeVar("K", bound=Hashable)
-
-ROUND_SECONDS = 0.002
-"""How long one op is timed before the next one's turn; an op that takes longer runs once."""
 
 FLOOR_SHAPE = (-1, 1, 1, 1)
 """Of the op that has nothing to compute: what it takes is what starting any artifact costs."""
@@ -100,26 +95,50 @@ def latencies_us(
     options: EmitOptions,
     rounds: int = 15,
     threads: int = 1,
+    device: Remote | None = None,
 ) -> dict[K, float]:
     """The latency of small graphs in microseconds, timed in turn, without what starting any artifact costs.
 
-    Graphs that the target cannot emit are left out.
+    Graphs that the target cannot emit are left out. Timed in this process, or in one on `device`.
+
+    Raises:
+        DeviceFailed: the device was lost.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgecnn-per-op-")))
-        sessions: dict[K | None, Session] = {}
+
+    def price(paths: Sequence[Path]) -> list[float]:
+        ns = _here(paths, rounds, threads) if device is None else _there(paths, rounds, threads, device)
+        return [each / 1e3 for each in ns]
+
+    return prices(target, graphs, options=options, price=price)
+
+
+def prices(
+    target: Target,
+    graphs: Mapping[K, Graph],
+    *,
+    options: EmitOptions,
+    price: Callable[[Sequence[Path]], Sequence[float]],
+) -> dict[K, float]:
+    """What small graphs cost as artifacts, less what starting any artifact costs; those not emitted are left out.
+
+    Args:
+        target: whose emitter.
+        graphs: by key.
+        options: of the emitter.
+        price: the cost of each artifact, in a unit of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgecnn-per-op-") as name:
+        folder, paths = Path(name), dict[K, Path]()
         for key, graph in graphs.items():
-            session = _session_of(graph, target, options, folder, threads)
-            if session is not None:
-                sessions[key] = stack.enter_context(closing(session))
-        if not sessions:
+            path = _emitted(graph, target, options, folder)
+            if path is not None:
+                paths[key] = path
+        if not paths:
             return {}
-        floor = _session_of(_nothing(next(iter(graphs.values()))), target, options, folder, threads)
+        floor = _emitted(_nothing(next(iter(graphs.values()))), target, options, folder)
         assert floor is not None  # an addition of one number is emitted by every target
-        sessions[None] = stack.enter_context(closing(floor))
-        medians_us = _timed(sessions, rounds)
-    start_us = medians_us.pop(None)
-    return {key: max(0.0, taken - start_us) for key, taken in medians_us.items() if key is not None}
+        *costs, start = price([*paths.values(), floor])
+    return {key: max(0.0, cost - start) for key, cost in zip(paths, costs, strict=True)}
 
 
 def signature(graph: Graph, op: Op) -> tuple[Any, ...]:
@@ -147,7 +166,7 @@ def _number(name: str, q: QParams | None) -> Value:
     return Value(name, FLOOR_SHAPE, q=q)
 
 
-def _session_of(single: Graph, target: Target, options: EmitOptions, folder: Path, threads: int) -> Session | None:
+def _emitted(single: Graph, target: Target, options: EmitOptions, folder: Path) -> Path | None:
     q = single.value(single.inputs[0]).q if single.inputs else None
     own = replace(options, batch=1, input_type="float32" if q is None else q.dtype, metadata={})  # type: ignore[arg-type]
     try:
@@ -157,28 +176,25 @@ def _session_of(single: Graph, target: Target, options: EmitOptions, folder: Pat
     # LiteRT maps the file as long as the session lives, so each has its own.
     path = folder / f"op{len(list(folder.iterdir()))}{target.suffix}"
     path.write_bytes(emitted.data)
-    session = open_session(path, threads=threads)
-    session.set_inputs(random_arrays(session.inputs, seed=0))
-    return session
+    return path
 
 
-def _timed(sessions: dict[Any, Session], rounds: int) -> dict[Any, float]:
-    """The median time of each session in microseconds; the sessions take turns, so that a slow moment hits all."""
-    clock = time.perf_counter_ns
-    runs: dict[Any, int] = {}
-    for key, session in sessions.items():
-        session.invoke()
-        before = clock()
-        session.invoke()
-        runs[key] = min(100, max(1, ceil(ROUND_SECONDS * 1e9 / max(1, clock() - before))))
-    samples: dict[Any, list[float]] = {key: [] for key in sessions}
-    for _ in range(rounds):
-        for key, session in sessions.items():
-            session.invoke()  # fills the caches again
-            turn = []
-            for _ in range(runs[key]):
-                before = clock()
-                session.invoke()
-                turn.append(clock() - before)
-            samples[key].append(float(np.median(turn)))
-    return {key: float(np.median(found)) / 1e3 for key, found in samples.items()}
+def _here(paths: Sequence[Path], rounds: int, threads: int) -> list[float]:
+    with ExitStack() as stack:
+        sessions = []
+        for path in paths:
+            session = stack.enter_context(closing(open_session(path, threads=threads)))
+            session.set_inputs(random_arrays(session.inputs, seed=0))
+            sessions.append(session)
+        return in_turn(sessions, rounds)
+
+
+def _there(paths: Sequence[Path], rounds: int, threads: int, device: Remote) -> list[float]:
+    files = [device.put(str(path)) for path in paths]
+    cores = device.profile.cores
+    asked = [{key: file[key] for key in ("path", "sha256")} for file in files]
+    with Agent(device, subject=device.name) as agent:
+        found: list[float] = agent.ask("turns", files=asked, rounds=rounds, threads=threads, cores=cores)["median_ns"]
+    if len(found) != len(paths):
+        raise DeviceFailed(f"`{device.name}` timed {len(found)} of {len(paths)} artifacts")
+    return found

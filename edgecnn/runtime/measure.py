@@ -46,7 +46,7 @@ class Measurement:
             check_file(path)
             check_digest(path, sha256)
         if cores is not None:
-            _bind(cores)
+            bind(cores)
         import_ns = _import_engine(engine)
         self._before = peak_rss_bytes()
         started = time.perf_counter_ns()
@@ -143,7 +143,12 @@ def _import_engine(name: str) -> int:
     return time.perf_counter_ns() - started
 
 
-def _bind(cores: Sequence[int]) -> None:
+def bind(cores: Sequence[int]) -> None:
+    """Binds this process, and the threads it will start, to `cores`.
+
+    Raises:
+        BadRequest: the system cannot, or there are no such cores.
+    """
     if not hasattr(os, "sched_setaffinity"):
         raise BadRequest("this system binds no process to cores", do="leave `cores` out of the device's file")
     try:

@@ -3,7 +3,7 @@
 A pipe lets the host interleave several artifacts, each in a fresh process of its own, block by block. Each request is
 one line `{"do": NAME, ...arguments}`; each answer is one line `{"ok": true, ...}` or `{"ok": false, "error": {...}}`.
 Requests: `load`, `feed`, `first`, `warm`, `block`, `run`, `memory` (see `measure.Measurement`), `machine` (what this
-machine is, before anything is loaded) and `quit`.
+machine is, before anything is loaded), `turns` (see `turns.turns`; nothing needs to be loaded) and `quit`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .errors import BadRequest, RuntimeProblem
 from .machine import engines_found, machine_facts
 from .measure import Measurement
 from .telemetry import Telemetry
+from .turns import turns
 
 REQUESTS = ("feed", "first", "warm", "block", "run", "memory")
 
@@ -118,6 +119,8 @@ def serve() -> None:
                 answer: Any = measurement.about()
             elif name == "machine":
                 answer = {"machine": machine_facts(), "engines": engines_found(), "state": Telemetry().read()}
+            elif name == "turns":
+                answer = turns(**request)
             elif measurement is None:
                 raise BadRequest(f"`{name}` before `load`")
             else:
@@ -137,8 +140,8 @@ def _parse(line: str) -> Dict[str, Any]:
     except ValueError as error:
         raise BadRequest(f"a request is no JSON: {error}") from error
     name = request.get("do") if isinstance(request, dict) else None
-    if name not in (*REQUESTS, "load", "machine", "quit"):
-        raise BadRequest(f"unknown request {name!r}", do="one of load, machine, quit, " + ", ".join(REQUESTS))
+    if name not in (*REQUESTS, "load", "machine", "turns", "quit"):
+        raise BadRequest(f"unknown request {name!r}", do="one of load, machine, turns, quit, " + ", ".join(REQUESTS))
     return dict(request)
 
 
