@@ -112,3 +112,18 @@ def test_onnx_runtime_computes_the_same_codes_on_arm_but_for_ties(board: Path, t
     # Requantisation multiplies in float32; where that lands on a tie, the last bit decides: one code, rarely.
     assert found.largest <= 1
     assert found.equal > 0.999 * found.values
+
+
+def test_pruning_by_counted_instructions(kit: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgecnn.pipeline.prune import prune
+    from edgecnn.pipeline.pruned import PruneOptions
+
+    monkeypatch.setenv("ARM64_DEVICE_DIR", str(kit))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    how = PruneOptions("latency", 0.6, device="arm64-emulated", cpu="cortex-a76")
+    found = prune("resnet20", how=how, weights="random", input_shape=(3, 32, 32))
+    assert found.unit == "instructions"
+    assert found.timing is not None
+    assert found.timing.to_json() == {"instructions": list(found.timing.median), "emulated": True}
+    # Counts repeat: what is off is what the table does not know, how ops hand over to each other.
+    assert found.timing.ratio == pytest.approx(0.6, abs=0.03)

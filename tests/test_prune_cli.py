@@ -283,7 +283,7 @@ def test_a_goal_of_latency_is_met_as_measured(net: Path, monkeypatch: pytest.Mon
     how = PruneOptions("latency", 0.75, round_to=1, min_channels=2, cpu=local_cpu())
     found = prune(str(net), how=how, table=LatencyTable("a known device", known_device))
     assert timed_ratio(bundle.load(net)[0], found.graph) == pytest.approx(0.75, abs=0.02)
-    before, after = found.predicted_us
+    before, after = found.predicted
     assert after / before < 0.75  # more had to go than the table alone would have said
 
 
@@ -306,7 +306,7 @@ def test_latency_is_predicted_and_measured(
 ) -> None:
     """By a table that is known and on this machine, where starting so small a net takes most of the time."""
     table = LatencyTable("a known device", known_device)
-    monkeypatch.setattr("edgecnn.pipeline.prune_line.latency_table", lambda *_, **__: table)
+    monkeypatch.setattr("edgecnn.pipeline.prune_line.table_of", lambda *_, **__: table)
     monkeypatch.setattr("edgecnn.pipeline.prune_line.ATTEMPTS", 1)
     command = ["prune", net, "--latency", 0.8, "--round-to", 8, "-o", "o.safetensors", "--json"]
     code, said, told = run(capsys, *command)

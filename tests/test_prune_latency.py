@@ -13,7 +13,8 @@ from test_prune_groups import net
 from edgecnn.errors import UsageError
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.ops import attrs_of, macs_of
-from edgecnn.pipeline.draft import compare, latency_table
+from edgecnn.pipeline.draft import compare
+from edgecnn.pipeline.meter import Clock, meter_for, table_of
 from edgecnn.pipeline.prune import prune
 from edgecnn.pipeline.pruned import PruneOptions
 from edgecnn.pipeline.source import load_source
@@ -137,7 +138,7 @@ def test_a_net_measured_here_takes_about_what_was_predicted(tmp_path: Path) -> N
     target = TARGETS["tflite-int8"]
     built = load_source("mobilenet_v2", weights="random", input_shape=(3, 96, 96), options={"width": 0.5}).to_graph()
     coupling, groups = prunable(built)
-    table = latency_table(target, local_cpu(), folder=tmp_path)
+    table = table_of(Clock(target, local_cpu()), folder=tmp_path)
     costs = latency_costs(coupling, table, tile=16)
     ledger = ledger_of(coupling, lambda graph, piece: costs[piece.name])
     whole = ledger.total()
@@ -155,3 +156,31 @@ def test_a_layer_of_less_than_two_tiles_is_known_in_parts_of_one() -> None:
     coupling, _ = prunable(small())
     costs = latency_costs(coupling, LatencyTable("here", by_macs), tile=16)
     assert costs["b"](4, 32) < 0.75 * costs["b"](8, 32)
+
+
+def test_pieces_are_timed_on_a_device_as_here(tmp_path: Path) -> None:
+    all_targets()
+    (tmp_path / "dev.toml").write_text(f'transport = "local"\nwork_folder = "{tmp_path}"\n')
+    meter = meter_for(TARGETS["tflite-int8"], cpu=None, device=str(tmp_path / "dev.toml"))
+    assert meter is not None
+    assert (meter.unit, meter.cpu) == ("us", local_cpu())
+    assert meter.where().startswith(f"tflite-int8 for {local_cpu()}, 1 thread(s), dev: ")
+    table = table_of(meter, folder=tmp_path / "tables")
+    coupling, _ = prunable(load_source("resnet20", weights="random", input_shape=(3, 32, 32)).to_graph())
+    costs = latency_costs(coupling, table, tile=16)
+    assert table.measured == len(table.entries) > 20
+    assert costs["conv1"](3, 16) > 0
+    # Twice the channels in and out are four times the work; a table that mixed its pieces up would not know.
+    wide, narrow = (costs["layer3.2.conv2"](n, n) for n in (64, 32))
+    assert wide > 1.5 * narrow > 0
+    assert not list(tmp_path.glob("edgecnn.*"))
+
+
+def test_an_emulated_device_needs_a_core_it_emulates(tmp_path: Path) -> None:
+    all_targets()
+    (tmp_path / "arm.toml").write_text('transport = "ssh"\nhost = "nowhere"\nemulated = true\n')
+    with pytest.raises(UsageError, match="unknown core `cortex-a77`"):
+        meter_for(TARGETS["tflite-int8"], cpu="cortex-a77", device=str(tmp_path / "arm.toml"))
+    meter = meter_for(TARGETS["tflite-int8"], cpu="cortex-a72", device=str(tmp_path / "arm.toml"))
+    assert meter is not None
+    assert (meter.unit, meter.cpu) == ("instructions", "armv8")

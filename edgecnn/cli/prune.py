@@ -45,7 +45,11 @@ def prune(
     target: Annotated[
         str, typer.Option("--target", "-t", help="What the net is for: tile and timing.")
     ] = "tflite-int8",
-    cpu: Annotated[str | None, typer.Option(help="The core. Default: this machine's.")] = None,
+    cpu: Annotated[str | None, typer.Option(help="The core. Default: this machine's, or the device's.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Measure there; arm64-emulated counts instructions on --cpu cortex-a76 and others."),
+    ] = None,
     score: Annotated[str, typer.Option(help="What a filter is worth: l1, l2, bn, taylor, fpgm, random.")] = "l1",
     scope: Annotated[Scope, typer.Option(help="Over all layers, or the same share of each.")] = Scope.all,
     loss: Annotated[
@@ -142,6 +146,8 @@ def prune(
         source |= {"data": data, "output": bundle_path(output), "overwrite": overwrite, "restart": restart}
         source |= {"stages": reporting_stages(), "on_epoch": on_epoch, "on_step": on_step}
         if what == "unstructured":
+            if device is not None:
+                raise UsageError("zeros are timed on this machine only", where="--device", do="leave it out")
             sparse = sparsify(net, how=SparseOptions(sparsity=ratio, **common), **source)
             print_json(sparse.to_json()) if as_json else _print_sparse(sparse)
             return
@@ -153,6 +159,7 @@ def prune(
             blocks=blocks,
             round_to=multiple,
             min_channels=min_channels,
+            device=device,
             **common,
         )
         found = run_prune(net, how=how, **source)
@@ -208,10 +215,12 @@ def _print_pruned(found: Pruned) -> None:
     whole = grid("", "before>", "after>", "left>")
     for name, (before, after) in (("multiply-adds", found.macs), ("parameters", found.params)):
         whole.add_row(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
+    unit = timing.unit if timing else found.unit
+    counted = unit == "instructions"
     times = (
-        ("predicted (us)", found.predicted_us),
-        ("median (us)", timing.median_us if timing else None),
-        ("fastest (us)", timing.fastest_us if timing else None),
+        (f"predicted ({unit})", found.predicted),
+        (f"{'counted' if counted else 'median'} ({unit})", timing.median if timing else None),
+        ("fastest (us)", timing.fastest if timing and not counted else None),
     )
     for name, pair in times:
         if pair is not None:
@@ -219,7 +228,9 @@ def _print_pruned(found: Pruned) -> None:
     _add_accuracy(whole, found.accuracy)
     print_table(whole)
     mark = "  (UNTRAINED weights)" if found.untrained else ""
-    if timing:
+    if counted:
+        output().print("instructions are counted under emulation (EMULATED); they are no time", markup=False)
+    elif timing:
         low, high = timing.ratio_ci95
         output().print(f"latency    as {found.options.target}: 95 % interval of the ratio {low:.3f} - {high:.3f}")
     output().print(f"bundle     {found.path}{mark}", markup=False)

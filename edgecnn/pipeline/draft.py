@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
-from edgecnn.artifact import sha256_of
-from edgecnn.bench.per_op import latencies_us
 from edgecnn.bench.records import BenchReport
 from edgecnn.bench.run import bench
-from edgecnn.errors import UnsupportedOp
 from edgecnn.ir.graph import Graph
 from edgecnn.ir.hash import graph_hash
 from edgecnn.passes.standard import run_passes
-from edgecnn.prune.latency import LatencyTable
 from edgecnn.quant.assign import assign
 from edgecnn.quant.measure import measured_values
 from edgecnn.quant.ranges import Histogram, Ranges, Stats, exponent_for
-from edgecnn.runtime.cpu import cpu_facts
 from edgecnn.targets.target import Cpu, EmitOptions, Target
 
-AT_ONCE = 48
-"""Pieces that are open together while they are timed in turn."""
-ROUNDS = 9
 RANGE = 4.0
-ENGINES = {"ort": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}
-"""The distributions that an engine may come from."""
 
 
 def lowered(graph: Graph, target: Target, cpu: Cpu) -> Graph:
@@ -57,51 +45,19 @@ def draft(graph: Graph, target: Target, cpu: Cpu) -> bytes:
     return target.emit(lowered(graph, target, cpu), EmitOptions(cpu=cpu, input_type=target.input_types[0])).data
 
 
+def write_drafts(graphs: Mapping[str, Graph], target: Target, cpu: Cpu, folder: Path) -> list[Path]:
+    """The drafts of the graphs as files of their names in `folder`."""
+    paths = []
+    for name, graph in graphs.items():
+        paths.append(folder / f"{name}{target.suffix}")
+        paths[-1].write_bytes(draft(graph, target, cpu))
+    return paths
+
+
 def compare(
     graphs: Mapping[str, Graph], target: Target, cpu: Cpu, *, threads: int = 1, min_seconds: float = 2.0
 ) -> BenchReport:
     """The latency of the graphs on this machine in one interleaved run; ratios are to the first."""
     with tempfile.TemporaryDirectory(prefix="edgecnn-draft-") as folder:
-        paths = []
-        for name, graph in graphs.items():
-            paths.append(Path(folder) / f"{name}{target.suffix}")
-            paths[-1].write_bytes(draft(graph, target, cpu))
+        paths = write_drafts(graphs, target, cpu, Path(folder))
         return bench(paths, threads=threads, min_seconds=min_seconds)
-
-
-def latency_table(target: Target, cpu: Cpu, *, threads: int = 1, folder: Path | None = None) -> LatencyTable:
-    """The table of this machine for a target, as far as it has been measured; the rest is measured when it is needed.
-
-    Args:
-        target: whose emitter and runtime.
-        cpu: the core that it lowers for.
-        threads: of one inference.
-        folder: where tables are kept; None: the user's cache.
-    """
-    where = f"{target.name} for {cpu}, {threads} thread(s), {cpu_facts().model}, {_engine(target)}"
-    path = (folder or platformdirs.user_cache_path("edgecnn") / "latency") / f"{sha256_of(where.encode())[:16]}.json"
-    return LatencyTable(where, lambda graphs: time_here(graphs, target, cpu, threads=threads), path)
-
-
-def time_here(graphs: Mapping[str, Graph], target: Target, cpu: Cpu, *, threads: int = 1) -> dict[str, float]:
-    """The latency of small float graphs on this machine, in microseconds; those that cannot be lowered are left out."""
-    options, found = EmitOptions(cpu=cpu), dict[str, float]()
-    names = list(graphs)
-    for chunk in (names[at : at + AT_ONCE] for at in range(0, len(names), AT_ONCE)):
-        ready = {}
-        for name in chunk:
-            try:
-                ready[name] = lowered(graphs[name], target, cpu)
-            except UnsupportedOp:
-                continue
-        found |= latencies_us(target, ready, options=options, rounds=ROUNDS, threads=threads)
-    return found
-
-
-def _engine(target: Target) -> str:
-    for name in ENGINES[target.runtime]:
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
-    return "no engine"

@@ -12,7 +12,7 @@ import numpy as np
 from edgecnn.errors import UsageError
 from edgecnn.ir.graph import Array, Graph
 from edgecnn.lint.kernels import DEPTHWISE_TILE, tile_of
-from edgecnn.pipeline.draft import compare, latency_table
+from edgecnn.pipeline.meter import meter_for, table_of
 from edgecnn.pipeline.pruned import NAMES, GroupRow, Pruned, PruneOptions, Timing
 from edgecnn.pipeline.relearn import Images
 from edgecnn.pipeline.source import NetSource, macs_total
@@ -71,7 +71,7 @@ class Line:
     images: Images
     stages: Stages
     table: LatencyTable | None
-    whole_us: float = inf  # the fastest run of the unpruned net so far
+    whole_cost: float = inf  # the fastest run of the unpruned net so far
     branches: list[str] = field(default_factory=list)  # the sums of those that went
 
     def run(self) -> Pruned:
@@ -83,7 +83,10 @@ class Line:
                 where="--blocks" if options.blocks else "--loss",
                 do="give --data",
             )
-        self.target, self.cpu = target_of(options.target, options.cpu)
+        all_targets()
+        self.target = TARGETS[options.target]
+        self.meter = meter_for(self.target, cpu=options.cpu, threads=options.threads, device=options.device)
+        self.cpu = core_named(options.cpu) if self.meter is None else self.meter.cpu
         with self.stages.stage("couple") as stage:
             coupling, groups = prunable(self.original)
             groups = without(groups, coupling, options.keep)
@@ -120,13 +123,13 @@ class Line:
 
     def _latency(self, coupling: Coupling) -> dict[str, Any]:
         if self.table is None:
-            if self.cpu != local_cpu():
+            if self.meter is None:
                 raise UsageError(
                     f"latency for {self.cpu} cannot be measured here",
                     expected=f"this machine's core, {local_cpu()}",
-                    do="prune by --macs, with --cpu for the tile, and `edgecnn bench` there",
+                    do="name a --device that has it, or prune by --macs, with --cpu for the tile",
                 )
-            self.table = latency_table(self.target, self.cpu, threads=self.options.threads)
+            self.table = table_of(self.meter)
         with self.stages.stage("table") as stage:
             costs = latency_costs(coupling, self.table, tile=self.kernel_tile)
             stage.outcome = f"{self.table.measured} pieces measured, {self.table.where}"
@@ -160,7 +163,7 @@ class Line:
                 break
             with self.stages.stage("time") as stage:
                 measured = self._ratio(cut.graph)
-                stage.outcome = f"{measured:.3f} of the unpruned net's latency, {share:.3f} was predicted"
+                stage.outcome = f"{measured:.3f} of the unpruned net's {self._what}, {share:.3f} was predicted"
             off = abs(measured - options.ratio)
             if best is None or off < best[0]:
                 best = off, cut
@@ -171,7 +174,7 @@ class Line:
         assert best is not None  # the first attempt is one
         off, cut = best
         if off > FAR * options.ratio:
-            self.images.notes.append(f"measured, the latency misses the goal by {off / options.ratio:.0%}")
+            self.images.notes.append(f"measured, the {self._what} misses the goal by {off / options.ratio:.0%}")
         self.branches += [branch.sum for branch in cut.branches]
         pruned = self.images.recalibrate(cut.graph)
         if last:
@@ -216,25 +219,24 @@ class Line:
 
         On a busy machine a fastest run may still be a disturbed one; one that comes a second time is not.
         """
-        part_us = inf
+        part = inf
         for _ in range(REPEATS):
-            whole_now, part_now = self._compare(pruned, min_seconds=1.0).fastest_us
-            again = whole_now < AGAIN * self.whole_us < inf and part_now < AGAIN * part_us < inf
-            self.whole_us, part_us = min(whole_now, self.whole_us), min(part_now, part_us)
-            if again:
+            timing = self._compare(pruned, min_seconds=1.0)
+            whole_now, part_now = timing.fastest
+            again = whole_now < AGAIN * self.whole_cost < inf and part_now < AGAIN * part < inf
+            self.whole_cost, part = min(whole_now, self.whole_cost), min(part_now, part)
+            if again or timing.unit == "instructions":
                 break
-        return part_us / self.whole_us
+        return part / self.whole_cost
 
     def _compare(self, pruned: Graph, *, min_seconds: float) -> Timing:
-        graphs = {"unpruned": self.original, "pruned": pruned}
-        threads = self.options.threads
-        whole, part = compare(graphs, self.target, self.cpu, threads=threads, min_seconds=min_seconds).runs
-        return Timing(
-            (whole.median_ms * 1e3, part.median_ms * 1e3),
-            (whole.min_ms * 1e3, part.min_ms * 1e3),
-            (part.ratio_ci95.low, part.ratio_ci95.high),
-            tuple(dict.fromkeys((*whole.unstable, *part.unstable))),
-        )
+        assert self.meter is not None  # whoever asks has looked
+        return self.meter.compare(self.original, pruned, min_seconds=min_seconds)
+
+    @property
+    def _what(self) -> str:
+        counted = self.meter is not None and self.meter.unit == "instructions"
+        return "instructions (EMULATED)" if counted else "latency"
 
     def _scores(self, coupling: Coupling) -> Array:
         found = None
@@ -252,10 +254,10 @@ class Line:
         ledgers = [ledger_of(c, COSTS["params"]).total() for c in (prunable(self.original)[0], coupling)]
         predicted = (self.whole, self.cost(coupling).total()) if self.options.what == "latency" else None
         timing = None
-        if (self.options.time_it or predicted) and self.cpu == local_cpu():
+        if (self.options.time_it or predicted) and self.meter is not None:
             with self.stages.stage("bench") as stage:
                 timing = self._compare(graph, min_seconds=2.0)
-                stage.outcome = f"{timing.ratio:.3f} of the unpruned net's latency as {self.target.name}"
+                stage.outcome = f"{timing.ratio:.3f} of the unpruned net's {self._what} as {self.target.name}"
         return Pruned(
             graph,
             rows,
@@ -268,4 +270,5 @@ class Line:
             self.options,
             branches=tuple(self.branches),
             untrained=self.source.weights.untrained and self.options.relearning is None,
+            unit="us" if self.table is None or self.table.unit == "us" else "instructions",
         )

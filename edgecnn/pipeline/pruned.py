@@ -16,6 +16,7 @@ from edgecnn.prune.score import SCORES
 
 LossBy = Literal["auto", "measured", "score"]
 What = Literal["macs", "params", "latency"]
+Unit = Literal["us", "instructions"]
 NAMES: Mapping[What, str] = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
 
@@ -37,7 +38,9 @@ class PruneOptions:
         steps: in how many steps, each followed by fine-tuning.
         relearning: the fine-tuning after each step; None: none, only batch norm's statistics are measured again.
         target: what the net is for: it gives the tile, and what is timed.
-        cpu: the core; None: this machine's.
+        cpu: the core; None: this machine's, or the device's. On an emulated device, one that it emulates.
+        device: where latency is measured, by the name of its file; None: here. On an emulated one instructions are
+            counted instead.
         threads: of one inference, where time is measured.
         time_it: whether the result is timed against the unpruned net; always for a goal of latency.
         seed: of scores by chance, draws and fine-tuning.
@@ -56,6 +59,7 @@ class PruneOptions:
     relearning: Relearning | None = None
     target: str = "tflite-int8"
     cpu: str | None = None
+    device: str | None = None
     threads: int = 1
     time_it: bool = True
     seed: int = 0
@@ -89,24 +93,37 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class Timing:
-    """The artifacts of both nets, timed in turn; pairs are (unpruned, pruned), in microseconds.
+    """The artifacts of both nets, timed in turn; pairs are (unpruned, pruned).
 
     Args:
-        median_us: of all runs.
-        fastest_us: the minimum, which other programs disturb least.
+        median: of all runs.
+        fastest: the minimum, which other programs disturb least.
         ratio_ci95: of the medians' ratio.
         doubts: what made the measurement unstable.
+        unit: of the pairs; instructions under emulation are counts that repeat, and no times.
     """
 
-    median_us: tuple[float, float]
-    fastest_us: tuple[float, float]
+    median: tuple[float, float]
+    fastest: tuple[float, float]
     ratio_ci95: tuple[float, float]
     doubts: tuple[str, ...] = ()
+    unit: Unit = "us"
 
     @property
     def ratio(self) -> float:
         """Pruned over unpruned, of the fastest runs."""
-        return self.fastest_us[1] / self.fastest_us[0]
+        return self.fastest[1] / self.fastest[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, with the unit in the names."""
+        if self.unit == "instructions":
+            return {"instructions": list(self.median), "emulated": True}
+        return {
+            "median_us": list(self.median),
+            "fastest_us": list(self.fastest),
+            "ratio_ci95": list(self.ratio_ci95),
+            "doubts": list(self.doubts),
+        }
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,7 @@ class Pruned:
     """What pruning came to; accuracies are empty without labelled images, `timing` is None where nothing was timed.
 
     `branches` are the residual sums that went with all that was added there.
-    Units: `predicted_us`, by the table, in microseconds, (unpruned, pruned).
+    `predicted` is what the table says, (unpruned, pruned), in `unit`.
     """
 
     graph: Graph
@@ -122,13 +139,14 @@ class Pruned:
     macs: tuple[int, int]
     params: tuple[int, int]
     accuracy: Mapping[str, Accuracy]
-    predicted_us: tuple[float, float] | None
+    predicted: tuple[float, float] | None
     timing: Timing | None
     notes: tuple[str, ...]
     options: PruneOptions
     branches: tuple[str, ...] = ()
     path: Path | None = None
     untrained: bool = False
+    unit: Unit = "us"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -139,8 +157,8 @@ class Pruned:
             "macs": list(self.macs),
             "params": list(self.params),
             "accuracy": {when: {"top1": a.top1, "top5": a.top5, "n": a.n} for when, a in self.accuracy.items()},
-            "predicted_us": self.predicted_us and list(self.predicted_us),
-            "timing": self.timing and {key: list(value) for key, value in vars(self.timing).items()},
+            f"predicted_{self.unit}": self.predicted and list(self.predicted),
+            "timing": self.timing and self.timing.to_json(),
             "notes": list(self.notes),
             "untrained": self.untrained,
         }

@@ -1,6 +1,6 @@
 """Latency as a function of channel counts: single pieces measured at a few widths, everything between interpolated.
 
-What is measured, and where, is the caller's: a function takes small float graphs and gives microseconds. It may lower,
+What is measured, and where, is the caller's: a function takes small float graphs and gives their costs. It may lower,
 quantise and time them here, on another device, or count instructions; the table only knows its name. Each piece is cut
 out with its batch norm and activation, at full width, at half and at a quarter of what it reads and makes.
 """
@@ -24,7 +24,7 @@ from edgecnn.prune.coupling import LOCKED, PRODUCERS, Coupling
 from edgecnn.prune.groups import fitting
 
 Measure = Callable[[Mapping[str, Graph]], Mapping[str, float]]
-"""From small float graphs by key to their latency in microseconds; a graph that cannot be measured is left out."""
+"""From small float graphs by key to what they cost; a graph that cannot be measured is left out."""
 
 SHARES = (1.0, 0.5, 0.25)
 FREE = frozenset({"flatten", "reshape"})
@@ -39,11 +39,13 @@ class LatencyTable:
         where: target, core, machine and versions, in words: an entry of another one is none.
         measure: for entries that are not there yet.
         path: of the file; None: nothing is kept.
+        unit: of the costs.
     """
 
     where: str
     measure: Measure
     path: Path | None = None
+    unit: str = "us"
     measured: int = 0
     entries: dict[str, float] = field(default_factory=dict)
 
@@ -52,19 +54,24 @@ class LatencyTable:
             try:
                 content = json.loads(self.path.read_text(encoding="utf-8"))
                 if content.get("where") == self.where:
-                    self.entries = {str(k): float(v) for k, v in content["latency_us"].items()}
+                    self.entries = {str(k): float(v) for k, v in content[self.key].items()}
             except (OSError, ValueError, KeyError, AttributeError):
                 self.entries = {}  # a damaged file only means that it is measured again
 
+    @property
+    def key(self) -> str:
+        """Of the entries in the file."""
+        return "latency_us" if self.unit == "us" else self.unit
+
     def look_up(self, graphs: Mapping[str, Graph]) -> dict[str, float]:
-        """The latency in microseconds of each graph that could be measured, by its key."""
+        """The cost of each graph that could be measured, by its key."""
         missing = {key: graph for key, graph in graphs.items() if key not in self.entries}
         if missing:
             found = self.measure(missing)
             self.measured += len(found)
             self.entries.update(found)
             if self.path is not None:
-                atomic_write(self.path, canonical_json({"where": self.where, "latency_us": self.entries}))
+                atomic_write(self.path, canonical_json({"where": self.where, self.key: self.entries}))
         return {key: self.entries[key] for key in graphs if key in self.entries}
 
 
