@@ -79,6 +79,7 @@ def test_other_cores_and_off_keep_the_pairs_of_the_stem_only() -> None:
         assert not emitted(point, **options).notes
     assert not emitted(stem, cpu="x86-amx", settings={"stem": "plain"}).notes
     assert not emitted(stem, cpu="armv8-a53").notes
+    assert emitted(quantised(conv(3, 32, 32, 16, 7, 2, (3, 2, 3, 2))), cpu="armv8-a53").notes
     assert emitted(stem, cpu="armv8-a53", settings={"stem": "pair"}).notes
 
 

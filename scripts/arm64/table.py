@@ -58,7 +58,8 @@ def rows(net: str, work: Path, peers: str) -> list[str]:
     for name, core in CORES.items():
         files = [made["tflite-fp32", core.cpu], made["tflite-int8", core.cpu], theirs]
         fp32, int8, other = (found.total / 1e6 for found in count(files, cores=[name]))
-        lines.append(f"| {net} | {name} | {fp32:.1f} | {int8:.1f} | {other:.1f} | {1 - int8 / other:.1%} |")
+        fewer = f"{1 - int8 / other:.1%}".replace("-0.0%", "0.0%")
+        lines.append(f"| {net} | {name} | {fp32:.1f} | {int8:.1f} | {other:.1f} | {fewer} |")
     return lines
 
 
