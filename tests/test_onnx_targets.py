@@ -108,7 +108,8 @@ def kinds(int8: Target, cpu, **settings: str) -> list[str]:
 def test_shuffles_stay_on_cores_without_dot_product(int8: Target) -> None:
     assert "channel_shuffle" in kinds(int8, "armv8")
     assert "channel_shuffle" in kinds(int8, "armv8-a53")
-    assert "channel_shuffle" not in kinds(int8, "armv8-dot")
+    assert "channel_shuffle" in kinds(int8, "armv8-dot")
+    assert "channel_shuffle" not in kinds(int8, "armv8-i8mm")
     assert "channel_shuffle" not in kinds(int8, "armv8", shuffle="fold")
     assert "channel_shuffle" in kinds(int8, "x86", shuffle="transpose")
 
@@ -125,8 +126,9 @@ def test_each_setting_has_an_effect_and_a_meaning(int8: Target) -> None:
     assert len(set(stems.values())) == 3
     assert int8.emit(graph, EmitOptions()).data == stems["fold"]
     assert int8.emit(graph, EmitOptions(cpu="armv8")).data == stems["plain"]
+    assert int8.emit(graph, EmitOptions(cpu="armv8-dot")).data == stems["fold"]
     assert int8.settings["stem"] == (
-        "fold: the first convolution reads 2x2 blocks as channels; pad: it reads four channels; auto: fold on x86 "
+        "fold: the first convolution reads 2x2 blocks as channels; pad: four channels; auto: fold, not on armv8 "
         "(auto | fold | pad | plain; default auto)"
     )
 

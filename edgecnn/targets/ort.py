@@ -5,11 +5,12 @@ The choices follow measurements; the team's `facts/runtimes.md` (sections 3 and 
 - Activations are uint8, except on cores with the int8 dot product but without int8 matrix multiply: there, and only
   there, the kernels for int8 activations are lighter. int8 stays asymmetric.
 - Depthwise channels are padded to multiples of 16: the fast depthwise kernel has no other form.
-- On x86 only: the stem reads 2x2 blocks of pixels as channels (`onnx_stem`), and linear layers run as 1x1 convolutions
-  (a few per cent of a MobileNet on one AVX512-VNNI machine, in few noisy runs: measure again before relying on it).
+- The stem reads 2x2 blocks of pixels as channels (`onnx_stem`) on x86 and on ARM with the dot product.
+- On x86 only: linear layers run as 1x1 convolutions (with the stem a few per cent of a MobileNet on one AVX512-VNNI
+  machine, in few noisy runs: measure again before relying on it).
 - A heterogeneous convolution is split or dense on x86 (`ort_hetconv`), grouped on ARM.
-- ShuffleNet's shuffles are folded into weights, except on cores without dot product, where moving bytes costs less than
-  multiplying them by one.
+- ShuffleNet's shuffles are folded into weights on x86 and with int8 matrix multiply; elsewhere moving bytes costs less
+  than multiplying them by one.
 """
 
 from __future__ import annotations
@@ -47,14 +48,19 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 MEANING: dict[str, str] = {
     "hetconv_form": "how a heterogeneous convolution runs: grouped and pointwise, split, or dense; auto: the fastest",
-    "stem": "fold: the first convolution reads 2x2 blocks as channels; pad: it reads four channels; auto: fold on x86",
+    "stem": "fold: the first convolution reads 2x2 blocks as channels; pad: four channels; auto: fold, not on armv8",
     "pad_channels": "depthwise channels are padded to a multiple of this; auto: 16",
-    "shuffle": "channel shuffles: fold them into weights, or transpose; auto: fold, but not on armv8 and armv8-a53",
+    "shuffle": "channel shuffles: fold them into weights, or transpose; auto: fold on x86 and with i8mm",
     "silu": "int8: SiLU as an integer sigmoid and product; float: computed in float, fused",
     "linear": "how a linear layer behind a pool runs: as 1x1 convolution, or Gemm; auto: conv on x86",
 }
-NO_DOT: tuple[Cpu, ...] = ("armv8", "armv8-a53")
-"""Cores without the dot product: 4 products per instruction instead of 16 do not pay for a shuffle as a matrix."""
+MATRIX_CORES: tuple[Cpu, ...] = ("x86", "x86-amx", "armv8-i8mm")
+"""Where a shuffle as part of a matrix product is cheaper than a transpose; instructions of ShuffleNetV2 with transposes
+instead: Cortex-A76 0.930, with i8mm 1.021 (`scripts/arm64/lowerings.py`)."""
+
+FOLDING_CORES: tuple[Cpu, ...] = (*MATRIX_CORES, "armv8-dot")
+"""Where a stem that reads 2x2 blocks as channels is cheaper; instructions of MobileNetV3-Small with it: A53 1.010, A72
+0.998, A76 0.979, with i8mm 0.974."""
 
 GROUP_WIDTH = 32
 """Channels that each group of an integer convolution reads at least: see `passes.group_width`."""
@@ -77,7 +83,7 @@ def int8_passes(cpu: Cpu, settings: Mapping[str, str]) -> tuple[Pass, ...]:
     if CHOICES.chosen(settings, "silu") == "int8":
         passes.append(split_silu)
     shuffle = CHOICES.chosen(settings, "shuffle")
-    if shuffle == "fold" or (shuffle == "auto" and cpu not in NO_DOT):
+    if shuffle == "fold" or (shuffle == "auto" and cpu in MATRIX_CORES):
         passes += [shuffle_into_rows, ungroup(pays), shuffle_into_rows, shuffle_onehot]
     if cpu.startswith("x86"):  # measured there only
         passes.append(widen_groups(GROUP_WIDTH))
@@ -114,7 +120,7 @@ def emit_int8(graph: Graph, options: EmitOptions) -> Emitted:
     """The QDQ model of a quantised graph for the core in `options`."""
     stem = CHOICES.chosen(options.settings, "stem")
     if stem == "auto":
-        stem = "fold" if options.cpu.startswith("x86") else "plain"
+        stem = "fold" if options.cpu in FOLDING_CORES else "plain"
     form = Form(stem=stem)  # type: ignore[arg-type]  # `setting` has checked it
     return onnx.emit(graph, options, form=form)
 
