@@ -193,7 +193,7 @@ def compare(net: str, file: str, *, work: Path, peers: str, min_seconds: float) 
         paths.append(export(source, options=options).path)
         if target.endswith("int8"):
             our_seconds = time.perf_counter() - start
-    report = bench([paths[0], theirs, paths[1]], threads=1, min_seconds=min_seconds, blocks=30)
+    report = bench([paths[0], theirs, paths[1]], threads=1, min_seconds=min_seconds, blocks=30, extras=False)
     ours, other, floating = report.runs
     cosine = cosine_to_float(paths[0], source, held_out)
     rows = [

@@ -74,7 +74,7 @@ def one_net(name: str, *, side: int | None, seconds: float) -> Iterator[dict[str
             yield row | {"seconds": round(time.perf_counter() - started, 2), "peak_bytes": peak}
         for runtime, pair in PAIRS.items():
             if all(target in paths for target in pair):
-                report = bench([paths[t] for t in pair], threads=1, min_seconds=seconds)
+                report = bench([paths[t] for t in pair], threads=1, min_seconds=seconds, extras=False)
                 run = report.runs[1]
                 interval = [run.ratio_ci95.low, run.ratio_ci95.high]
                 yield {

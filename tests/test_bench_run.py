@@ -33,6 +33,8 @@ class ScriptedWorker:
         self.about = {"load_ns": 5_000_000, "machine": machine, "facts": self.facts, "engine": ENGINE}
 
     def ask(self, request: str, **arguments: Any) -> dict[str, Any]:
+        if request == "block" and arguments.get("of", "kernel") != "kernel":
+            return self.other(arguments["of"])
         if request == "block":
             self.round += 1
             if self.round == 0:
@@ -40,7 +42,13 @@ class ScriptedWorker:
             self.log.append(Path(self.path).stem)
             got = self.samples(self.path, self.log.count(Path(self.path).stem) - 1)
             return {"samples_ns": got, "wall_ns": 1000, "cpu_ns": int(1000 * self.cpu_share)}
-        return {"feed": {}, "first": {"first_ns": 9_000_000}, "memory": MEMORY}[request]
+        answers = {"feed": {}, "first": {"first_ns": 9_000_000}, "cold": {"cold_ns": [80_000_000]}}
+        return {**answers, "memory": MEMORY, "energy": ENERGY}[request]
+
+    def other(self, figure: str) -> dict[str, Any]:
+        if figure == "whole":
+            raise UsageError("this artifact does not say")
+        return {"samples_ns": [3_000_000]}
 
     def __enter__(self) -> ScriptedWorker:
         return self
@@ -50,6 +58,7 @@ class ScriptedWorker:
 
 
 ENGINE = {"name": "ai-edge-litert", "version": "2.3.0"}
+ENERGY = {"unavailable": "no sensor"}
 MEMORY = {"peak_rss_bytes": 50_000_000, "before_rss_bytes": 40_000_000}
 
 
@@ -86,7 +95,7 @@ def test_the_report_by_hand(scripted: type[ScriptedWorker], paths: list[Path]) -
     content = json.loads(json.dumps(report.to_json()))
     assert set(content) == {
         *("runs", "machine", "versions", "threads", "min_seconds", "blocks", "processes", "seed"),
-        *("device", "notes", "schema"),
+        *("device", "notes", "schema", "shapes"),
     }
     assert content["runs"][1] == {
         "artifact": str(paths[1]),
@@ -100,12 +109,16 @@ def test_the_report_by_hand(scripted: type[ScriptedWorker], paths: list[Path]) -
         "verdict": "2.00 times faster",
         "first_ms": 9.0,
         "load_ms": 5.0,
+        "copies_ms": 3.0,
+        "whole_ms": None,
+        "cold_ms": 80.0,
+        "energy": ENERGY,
         "peak_mb": 50.0,
         "model_mb": 10.0,
         "cpu_share": 1.0,
         "samples": 60,
         "unstable": [],
-        "notes": [],
+        "notes": ["no `whole` figure: this artifact does not say"],
         "engine": ENGINE,
         "sha256": sha256_of_file(paths[1]),
         "inputs": [],
@@ -135,9 +148,9 @@ def test_doubts_are_told(scripted: type[ScriptedWorker], paths: list[Path]) -> N
 
 def test_operators_outside_of_the_delegate_are_told(scripted: type[ScriptedWorker], paths: list[Path]) -> None:
     scripted.facts = {"operators": 4, "delegated": 3, "partitions": 2}
-    assert bench(paths[:1], blocks=6).runs[0].notes == ("1 of 4 operators run outside of XNNPACK",)
+    assert bench(paths[:1], blocks=6, extras=False).runs[0].notes == ("1 of 4 operators run outside of XNNPACK",)
     scripted.facts = {"operators": 4, "delegated": 0, "partitions": 0}
-    assert bench(paths[:1], blocks=6).runs[0].notes[0].startswith("XNNPACK took none of its operators")
+    assert bench(paths[:1], blocks=6, extras=False).runs[0].notes[0].startswith("XNNPACK took none of its operators")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +195,7 @@ def test_real_artifacts_of_both_engines(tmp_path: Path) -> None:
     _, second, third = report.runs
     assert second.ratio_ci95.low > 5
     assert second.verdict.endswith("times slower")
-    assert second.notes == ("1 of 3 operators run outside of XNNPACK",)
+    assert second.notes[-1] == "1 of 3 operators run outside of XNNPACK"
     assert report.versions.keys() >= {"edgecnn", "python", "numpy", "ai-edge-litert", "onnxruntime"}
     assert third.engine["name"] == "onnxruntime"
     for run in report.runs:
@@ -191,6 +204,9 @@ def test_real_artifacts_of_both_engines(tmp_path: Path) -> None:
         assert run.median_ms <= run.p90_ms <= run.p99_ms
         assert run.first_ms > 0
         assert run.load_ms > 0
+        assert run.copies_ms > run.min_ms
+        assert run.cold_ms > run.load_ms
+        assert run.whole_ms is None  # these files do not say what a picture becomes
         assert run.peak_mb > run.model_mb > 0
         assert len(run.blocks) == 6
     assert len(lines) == 1

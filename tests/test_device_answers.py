@@ -14,7 +14,10 @@ from edgecnn.device.adb import Adb
 from edgecnn.device.ssh import Ssh
 
 GOOD: dict[str, dict[str, Any]] = {
-    "block": {"samples_ns": [1, 2], "wall_ns": 3, "cpu_ns": 3, "state": {"clocks_mhz": {"policy0": 1500.0}}},
+    "block": {"samples_ns": [1, 2], "wall_ns": 3, "cpu_ns": 3, "states": [{"clocks_mhz": {"policy0": 1500.0}}]},
+    "cold": {"cold_ns": [7]},
+    "energy": {"unavailable": "no sensor"},
+    "profile": {"engine": {"name": "o", "version": "1"}, "nodes": [{"name": "a", "kind": "Conv", "median_ns": 1.0}]},
     "first": {"first_ns": 5},
     "memory": {"peak_rss_bytes": 2, "before_rss_bytes": 1},
     "feed": {},
@@ -41,13 +44,22 @@ def test_any_json_is_an_answer_or_a_value_error(request_: str, value: Any) -> No
         assert answer["ok"] in (True, False)
 
 
-@given(st.sampled_from(sorted(set(GOOD) - {"feed"})), st.data())
+@given(st.sampled_from(sorted(set(GOOD) - {"feed", "energy"})), st.data())
 def test_one_wrong_field_is_named(request_: str, data: st.DataObject) -> None:
     good = GOOD[request_]
     key = data.draw(st.sampled_from(sorted(good)))
     wrong = data.draw(st.sampled_from([None, "7", [], -1, {"clocks_mhz": "b"}, [-1], [1.5], float("nan"), 2**70]))
     with pytest.raises(ValueError, match=key):
         parse_answer(request_, json.dumps({"ok": True, **good, key: wrong}))
+
+
+def test_half_an_answer_on_energy_is_none() -> None:
+    whole = {"sensor": "VDD_IN", "covers": "a rail", "idle_watts": 1.0, "busy_watts": 2.0, "runs": 3, "readings": 4}
+    whole |= {"joules_per_run": 0.5, "above_idle_joules_per_run": -0.1}
+    assert parse_answer("energy", json.dumps({"ok": True, **whole})) == {"ok": True, **whole}
+    for key in whole:
+        with pytest.raises(ValueError, match=key):
+            parse_answer("energy", json.dumps({"ok": True, **{k: v for k, v in whole.items() if k != key}}))
 
 
 @pytest.mark.parametrize("line", ["", "null", "[" * 100_000, '{"ok": 1}', '{"ok": false}', "\x1b[2J", '{"ok": true'])

@@ -125,7 +125,7 @@ def job(folder: Path, **content: Any) -> Path:
     ("content", "said"),
     [
         ({"artifact": "none.onnx"}, "`none.onnx` does not exist"),
-        ({"artifact": "net.tflite", "threads": 0}, "0 threads"),
+        ({"artifact": "net.tflite", "threads": 0}, "`threads` of the job is 0"),
         ({"artifact": "net.tflite", "speed": 1}, "unknown keys ['speed'] in the job"),
         ({}, "a job is an object with at least `artifact`, a path"),
     ],

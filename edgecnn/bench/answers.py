@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
+from edgecnn.device.printable import printable
+
 Nanoseconds = Annotated[int, Field(ge=0, lt=2**62)]
 Bytes = Annotated[int, Field(ge=0, lt=2**62)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -20,6 +22,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class State(TypedDict):
     """`runtime.telemetry.Telemetry.read`."""
 
+    at_ns: NotRequired[Nanoseconds]
     clocks_mhz: NotRequired[dict[str, Finite]]
     temps_c: NotRequired[dict[str, Finite]]
     throttled: NotRequired[list[str]]
@@ -80,7 +83,7 @@ class BlockAnswer(TypedDict):
     samples_ns: Annotated[list[Nanoseconds], Field(min_length=1)]
     wall_ns: Annotated[int, Field(gt=0, lt=2**62)]
     cpu_ns: Nanoseconds
-    state: State
+    states: Annotated[list[State], Field(min_length=1)]
 
 
 class FirstAnswer(TypedDict):
@@ -94,6 +97,46 @@ class MemoryAnswer(TypedDict):
 
     peak_rss_bytes: Bytes
     before_rss_bytes: Bytes
+
+
+class ColdAnswer(TypedDict):
+    """To `cold`."""
+
+    cold_ns: Annotated[list[Nanoseconds], Field(min_length=1)]
+
+
+class EnergyFound(TypedDict):
+    """To `energy`, where a sensor tells."""
+
+    sensor: str
+    covers: str
+    idle_watts: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    busy_watts: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    runs: Annotated[int, Field(ge=1)]
+    readings: Annotated[int, Field(ge=1)]
+    joules_per_run: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    above_idle_joules_per_run: Finite
+
+
+class EnergyAbsent(TypedDict):
+    """To `energy`, where none does, and why."""
+
+    unavailable: str
+
+
+class NodeTime(TypedDict):
+    """One node of a profile."""
+
+    name: str
+    kind: str
+    median_ns: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ProfileAnswer(TypedDict):
+    """To `profile`."""
+
+    engine: EngineAnswer
+    nodes: Annotated[list[NodeTime], Field(min_length=1)]
 
 
 class MachineAnswer(TypedDict):
@@ -123,20 +166,21 @@ class ProblemAnswer(TypedDict):
     do: str | None
 
 
-ANSWERS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(kind)
-    for name, kind in {
-        "load": LoadAnswer,
-        "block": BlockAnswer,
-        "first": FirstAnswer,
-        "memory": MemoryAnswer,
-        "machine": MachineAnswer,
-        "turns": TurnsAnswer,
-        "feed": NothingAnswer,
-        "warm": NothingAnswer,
-        "run": NothingAnswer,
-    }.items()
+KINDS: dict[str, Any] = {
+    "load": LoadAnswer,
+    "block": BlockAnswer,
+    "first": FirstAnswer,
+    "memory": MemoryAnswer,
+    "machine": MachineAnswer,
+    "turns": TurnsAnswer,
+    "cold": ColdAnswer,
+    "energy": EnergyFound | EnergyAbsent,
+    "profile": ProfileAnswer,
+    "feed": NothingAnswer,
+    "warm": NothingAnswer,
+    "run": NothingAnswer,
 }
+ANSWERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in KINDS.items()}
 PROBLEM = TypeAdapter(ProblemAnswer)
 
 
@@ -165,14 +209,3 @@ def _checked(kind: TypeAdapter[Any], value: Any) -> dict[str, Any]:
         first = error.errors(include_url=False)[0]
         raise ValueError(".".join(str(part) for part in first["loc"]) + ": " + first["msg"]) from None
     return checked
-
-
-def printable(value: Any) -> Any:
-    """`value` with every control character in its texts replaced, keys included."""
-    if isinstance(value, str):
-        return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)
-    if isinstance(value, list):
-        return [printable(item) for item in value]
-    if isinstance(value, dict):
-        return {printable(key): printable(item) for key, item in value.items()}
-    return value

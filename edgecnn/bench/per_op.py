@@ -135,7 +135,8 @@ def prices(
                 paths[key] = path
         if not paths:
             return {}
-        floor = _emitted(_nothing(next(iter(graphs.values()))), target, options, folder)
+        first = next(iter(graphs.values()))
+        floor = _emitted(nothing(first.value(first.inputs[0]).q), target, options, folder)
         assert floor is not None  # an addition of one number is emitted by every target
         *costs, start = price([*paths.values(), floor])
     return {key: max(0.0, cost - start) for key, cost in zip(paths, costs, strict=True)}
@@ -155,9 +156,8 @@ def _same(op: Op, at: int) -> int:
     return op.inputs.index(op.inputs[at])
 
 
-def _nothing(graph: Graph) -> Graph:
-    """An addition of single numbers, in the precision of `graph`."""
-    q = graph.value(graph.inputs[0]).q
+def nothing(q: QParams | None = None) -> Graph:
+    """An addition of single numbers, coded by `q`: what it takes is what starting any artifact costs."""
     values = [_number("a", q), _number("b", q), _number("c", q)]
     return Graph.build("nothing", [Op("add", ("a", "b"), "c")], values, ("a", "b"), ("c",))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from edgecnn.bench.worker import Agent
+from edgecnn.device.android import complete
 from edgecnn.device.place import Remote
 from edgecnn.device.profile import DeviceProfile
+from edgecnn.device.snapshot import snapshot
 
 COOL_DOWN_S = 300.0
 POLL_S = 5.0
@@ -29,16 +33,37 @@ def preflight(
         DeviceFailed: it cannot be reached.
     """
     profile = device.profile
-    with Agent(device, subject=device.name) as agent:
-        answer = agent.ask("machine")
+    with ExitStack() as stack:
+        look = _looker(device, stack)
+        answer = look()
         waited = clock()
         while (hot := hottest(answer["state"])) and profile.max_temp_c is not None and hot[1] > profile.max_temp_c:
             if clock() - waited > COOL_DOWN_S:
                 return [*remarks(answer, profile), f"still {hot[1]:.0f} degrees C after {COOL_DOWN_S:.0f} s of waiting"]
             progress(f"{device.name}: {hot[0]} at {hot[1]:.0f} degrees C, waiting for {profile.max_temp_c:.0f}")
             sleep(POLL_S)
-            answer = agent.ask("machine")
+            answer = look()
     return remarks(answer, profile)
+
+
+def look_at(device: Remote) -> dict[str, Any]:
+    """The device's machine, engines and state: by its agent, or by its shell where it has no Python.
+
+    Raises:
+        DeviceFailed: it cannot be reached.
+    """
+    with ExitStack() as stack:
+        return _looker(device, stack)()
+
+
+def _looker(device: Remote, stack: ExitStack) -> Callable[[], dict[str, Any]]:
+    if device.profile.benchmark_model is not None:
+        ask: Callable[[], dict[str, Any]] = partial(snapshot, device.transport)
+    else:
+        ask = partial(stack.enter_context(Agent(device, subject=device.name)).ask, "machine")
+    if device.profile.transport == "adb":
+        return lambda: complete(ask(), device.transport)
+    return ask
 
 
 def hottest(state: dict[str, Any]) -> tuple[str, float] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ REFERENCE = Interval(1.0, 1.0)
 """The ratio of the first artifact to itself: exact, as no interval of a measured ratio is."""
 
 MAX_DRIFT = 0.05
+MAX_TREND = 1.5 * MAX_DRIFT
+"""The middles of the first and the last third lie two thirds of the run apart."""
 MAX_SPREAD = 0.10
 MIN_CPU_SHARE = 0.9
 MAX_CLOCK_CHANGE = 0.05
@@ -35,15 +37,21 @@ class ArtifactRun:
         min_ms: the fastest one, which other programs disturbed least.
         ratio: median over the first artifact's; below 1 is faster.
         ratio_ci95: 95 % interval of the ratio.
+        p90_ms: of all samples, as MLPerf's single-stream scenario reports it; None where no single samples came.
+        p99_ms: likewise.
         first_ms: the first inference after loading, median over processes.
         load_ms: opening the file until it can run, without importing the engine; median over processes.
+        copies_ms: an inference with handing over inputs and fetching outputs; median; None if not measured.
+        whole_ms: the same from a picture's pixels to the class of the highest score.
+        cold_ms: from the start of a process to its first result, with the interpreter's start and imports.
+        energy: of an inference, with the sensor's name, or why there is none (`runtime.power.energy`).
         peak_mb: the most memory the whole process held.
         model_mb: what of it came with the artifact.
         cpu_share: processor time over elapsed time of the timed blocks, summed over threads.
         unstable: reasons to distrust the numbers; empty if there are none.
         notes: what else the reader must know, such as operators outside of XNNPACK.
         engine: name and version.
-        states: clocks, temperatures and throttling right after each block, as far as the system tells.
+        states: clocks, temperatures and throttling every 100 ms of each round, as far as the system tells.
         sha256: of the artifact's file.
         inputs: name, shape and element type of each.
     """
@@ -53,8 +61,8 @@ class ArtifactRun:
     median_ms: float
     ci95: Interval
     min_ms: float
-    p90_ms: float
-    p99_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
     ratio: float
     ratio_ci95: Interval
     first_ms: float
@@ -68,6 +76,10 @@ class ArtifactRun:
     states: tuple[Mapping[str, Any], ...] = ()
     sha256: str = ""
     inputs: tuple[Mapping[str, Any], ...] = ()
+    copies_ms: float | None = None
+    whole_ms: float | None = None
+    cold_ms: float | None = None
+    energy: Mapping[str, Any] | None = None
 
     @property
     def samples(self) -> int:
@@ -97,6 +109,10 @@ class ArtifactRun:
             "verdict": self.verdict,
             "first_ms": self.first_ms,
             "load_ms": self.load_ms,
+            "copies_ms": self.copies_ms,
+            "whole_ms": self.whole_ms,
+            "cold_ms": self.cold_ms,
+            "energy": None if self.energy is None else dict(self.energy),
             "peak_mb": self.peak_mb,
             "model_mb": self.model_mb,
             "cpu_share": self.cpu_share,
@@ -129,6 +145,7 @@ class BenchReport:
     seed: int
     device: str | None = None
     notes: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_json(self, *, samples: bool = False) -> dict[str, Any]:
         """The report as plain data; with the raw samples if `samples`."""
@@ -144,12 +161,16 @@ class BenchReport:
             "seed": self.seed,
             "device": self.device,
             "notes": list(self.notes),
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
         }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The raw answers of the processes that measured one artifact, before statistics."""
+    """The raw answers of the processes that measured one artifact, before statistics.
+
+    `raw` is False where each block is one figure about several inferences: `benchmark_model` gives no samples.
+    """
 
     artifact: str
     blocks: tuple[Array, ...]
@@ -162,6 +183,10 @@ class Measured:
     states: tuple[Mapping[str, Any], ...] = ()
     remarks: tuple[str, ...] = ()
     sha256: str = ""
+    others: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+    cold_ns: tuple[int, ...] = ()
+    energy: Mapping[str, Any] | None = None
+    raw: bool = True
 
 
 def summarize(measured: Measured, reference: Measured, *, threads: int, seed: int) -> ArtifactRun:
@@ -176,8 +201,8 @@ def summarize(measured: Measured, reference: Measured, *, threads: int, seed: in
         median_ms=median / 1e6,
         ci95=stats.median_interval(measured.blocks, seed=seed).scaled(1e-6),
         min_ms=float(pooled.min()) / 1e6,
-        p90_ms=float(p90) / 1e6,
-        p99_ms=float(p99) / 1e6,
+        p90_ms=float(p90) / 1e6 if measured.raw else None,
+        p99_ms=float(p99) / 1e6 if measured.raw else None,
         ratio=1.0 if itself else median / stats.pooled_median(reference.blocks),
         ratio_ci95=REFERENCE if itself else stats.ratio_interval(measured.blocks, reference.blocks, seed=seed),
         first_ms=float(np.median(measured.first_ns)) / 1e6,
@@ -191,7 +216,15 @@ def summarize(measured: Measured, reference: Measured, *, threads: int, seed: in
         states=measured.states,
         sha256=measured.sha256,
         inputs=tuple(measured.about.get("inputs", ())),
+        copies_ms=_median_ms(measured.others.get("copies", ())),
+        whole_ms=_median_ms(measured.others.get("whole", ())),
+        cold_ms=float(np.median(measured.cold_ns)) / 1e6 if measured.cold_ns else None,
+        energy=measured.energy,
     )
+
+
+def _median_ms(blocks: Sequence[Array]) -> float | None:
+    return stats.pooled_median(blocks) / 1e6 if blocks else None
 
 
 def _doubts(measured: Measured, threads: int) -> list[str]:
@@ -200,6 +233,8 @@ def _doubts(measured: Measured, threads: int) -> list[str]:
     if abs(change) > MAX_DRIFT:
         word = "slower" if change > 0 else "faster"
         doubts.append(f"the last third is {abs(change):.0%} {word} than the first")
+    elif abs(slope := stats.trend(measured.blocks)) > MAX_TREND:
+        doubts.append(f"it became {abs(slope):.0%} {'slower' if slope > 0 else 'faster'} from start to end (Theil-Sen)")
     width = stats.spread(measured.blocks)
     if width > MAX_SPREAD:
         doubts.append(f"the middle half of the blocks' medians spreads over {width:.0%}")

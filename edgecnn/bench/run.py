@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +14,36 @@ import numpy as np
 
 from edgecnn import __version__
 from edgecnn.artifact import sha256_of_file
+from edgecnn.bench.checkpoint import Checkpoint, advise
+from edgecnn.bench.collect import COLD_STARTS, Collected
 from edgecnn.bench.preflight import preflight
 from edgecnn.bench.records import BenchReport, Measured, summarize
 from edgecnn.bench.same_there import compare_there
-from edgecnn.bench.stats import Array
+from edgecnn.bench.vendor import bench_vendor
 from edgecnn.bench.worker import Worker
 from edgecnn.device.place import Remote
-from edgecnn.errors import UsageError
+from edgecnn.errors import EdgecnnError, UsageError
 from edgecnn.targets.engine import check_artifact
 
 MIN_BLOCKS = 6
-WARM_SECONDS = 0.2
-MAX_RUNS = 2000
-"""Of one block: tiny artifacts need no more samples, only more rounds."""
+OTHERS_EVERY = 4
+"""Rounds from one with the other figures to the next: they are worth less time than the inference itself."""
 
 
-@dataclass
-class _Collected:
-    """What the processes of one artifact have answered so far."""
+@dataclass(frozen=True)
+class Asked:
+    """The settings of a measurement; see `bench`."""
 
-    path: str
-    blocks: list[Array] = field(default_factory=list)
-    cpu_ns: int = 0
-    wall_ns: int = 0
-    first_ns: list[int] = field(default_factory=list)
-    load_ns: list[int] = field(default_factory=list)
-    peak_bytes: int = 0
-    before_bytes: int = 0
-    about: dict[str, Any] = field(default_factory=dict)
-    states: list[dict[str, Any]] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    threads: int
+    min_seconds: float
+    blocks: int
+    processes: int
+    seed: int
+    shapes: Mapping[str, tuple[int, ...]]
 
-    def start(self, worker: Worker, seed: int) -> None:
-        """Takes the load time and the first inference of a fresh process, and warms it up."""
-        self.about = worker.about
-        self.load_ns.append(worker.about["load_ns"])
-        worker.ask("feed", seed=seed)
-        self.first_ns.append(worker.ask("first")["first_ns"])
-        worker.ask("block", seconds=WARM_SECONDS, warm=0)
-
-    def measure(self, worker: Worker, seconds: float) -> None:
-        """Adds one block."""
-        answer = worker.ask("block", seconds=seconds, max_runs=MAX_RUNS)
-        self.blocks.append(np.asarray(answer["samples_ns"], np.int64))
-        self.cpu_ns += answer["cpu_ns"]
-        self.wall_ns += answer["wall_ns"]
-        self.states.append(answer.get("state", {}))
-
-    def end(self, worker: Worker) -> None:
-        """Takes the peak memory; the largest of the processes counts."""
-        answer = worker.ask("memory")
-        if answer["peak_rss_bytes"] > self.peak_bytes:
-            self.peak_bytes, self.before_bytes = answer["peak_rss_bytes"], answer["before_rss_bytes"]
-
-    def finish(self) -> Measured:
-        """The whole of it."""
-        return Measured(
-            self.path,
-            tuple(self.blocks),
-            self.cpu_ns / self.wall_ns,
-            tuple(self.first_ns),
-            tuple(self.load_ns),
-            self.peak_bytes,
-            self.before_bytes,
-            self.about,
-            tuple(self.states),
-            tuple(self.remarks),
-            sha256_of_file(Path(self.path)),
-        )
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**self.__dict__, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
 
 
 def bench(
@@ -94,6 +56,9 @@ def bench(
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     device: Remote | None = None,
+    extras: bool = True,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Latency of each artifact, and its ratio to the first one.
@@ -113,6 +78,9 @@ def bench(
         seed: of the random inputs and of the bootstrap.
         shapes: input shapes by name, for files that leave more than the batch free.
         device: the folder on a device to measure in; this machine if None.
+        extras: also measure cold starts, energy, and inferences with copies and from the pixels on.
+        checkpoint: a file that the finished rounds are put down in, and which is removed at the end.
+        resume: go on after the rounds in `checkpoint`.
         progress: called with a line now and then.
 
     Raises:
@@ -124,27 +92,24 @@ def bench(
     """
     _check(paths, threads, min_seconds, blocks, processes)
     report = progress or (lambda line: None)
-    collected = [_Collected(os.fspath(path)) for path in paths]
+    asked = Asked(threads, min_seconds, blocks, processes, seed, dict(shapes or {}))
+    collected = [Collected(os.fspath(path)) for path in paths]
     for item in collected:
         check_artifact(item.path)
+    if device is not None and device.profile.benchmark_model is not None:
+        return bench_vendor(paths, asked=asked.to_json(), device=device, progress=report)
     notes = preflight(device, progress=report) if device is not None else []
-    for number, rounds in enumerate(_shares(blocks, processes)):
-        report(f"process {number + 1} of {processes}: load, warm up, {rounds} rounds of {len(collected)} artifacts")
-        with ExitStack() as stack:
-            workers = []
-            for item in collected:
-                worker = Worker(item.path, threads=threads, shapes=dict(shapes or {}), place=device)
-                workers.append(stack.enter_context(worker))
-                if device is not None and number == 0:
-                    item.remarks.append(compare_there(item.path, worker, device, shapes=shapes, seed=seed).sentence)
-                item.start(worker, seed)
-            pairs = list(zip(collected, workers, strict=True))
-            for turn in range(rounds):
-                for item, worker in pairs if turn % 2 == 0 else reversed(pairs):
-                    item.measure(worker, min_seconds / blocks)
-            for item, worker in pairs:
-                item.end(worker)
+    kept = _checkpoint(checkpoint, collected, asked, device) if checkpoint is not None else None
+    if resume and kept is not None:
+        collected = kept.load()
+        notes.append(f"resumed after {len(collected[0].blocks)} of {blocks} rounds")
+    try:
+        _measure(collected, asked, device=device, extras=extras, kept=kept, report=report)
+    except EdgecnnError as failure:
+        raise advise(failure, kept, len(collected[0].blocks)) from failure.__cause__
     measured = [item.finish() for item in collected]
+    if kept is not None:
+        kept.remove()
     return BenchReport(
         runs=tuple(summarize(m, measured[0], threads=threads, seed=seed) for m in measured),
         machine=measured[0].about["machine"],
@@ -155,7 +120,70 @@ def bench(
         seed=seed,
         device=device.name if device is not None else None,
         notes=tuple(notes),
+        shapes=asked.shapes,
     )
+
+
+def _measure(
+    collected: Sequence[Collected],
+    asked: Asked,
+    *,
+    device: Remote | None,
+    extras: bool,
+    kept: Checkpoint | None,
+    report: Callable[[str], None],
+) -> None:
+    """All rounds that are not done yet, one set of fresh processes after the other."""
+    shares = _shares(asked.blocks, asked.processes)
+    seconds = asked.min_seconds / asked.blocks
+    for number, rounds in enumerate(shares):
+        done = len(collected[0].blocks) - sum(shares[:number])
+        if done >= rounds:
+            continue
+        report(
+            f"process {number + 1} of {asked.processes}: load, warm up, {rounds - max(0, done)} rounds "
+            f"of {len(collected)} artifacts"
+        )
+        with ExitStack() as stack:
+            workers = []
+            for item in collected:
+                worker = Worker(item.path, threads=asked.threads, shapes=dict(asked.shapes), place=device)
+                workers.append(stack.enter_context(worker))
+                if device is not None and not item.remarks:
+                    same = compare_there(item.path, worker, device, shapes=asked.shapes, seed=asked.seed)
+                    item.remarks.append(same.sentence)
+                item.start(worker, asked.seed)
+            pairs = list(zip(collected, workers, strict=True))
+            for turn in range(max(0, done), rounds):
+                order = pairs if turn % 2 == 0 else pairs[::-1]
+                answers = [(item, item.block(worker, seconds)) for item, worker in order]
+                for item, answer in answers:
+                    item.add(answer)
+                if extras and turn % OTHERS_EVERY == 0:
+                    for item, worker in order:
+                        item.add_others(worker, seconds / 2)
+                if kept is not None:
+                    kept.save(collected)
+            if extras and number == len(shares) - 1:
+                _extras(pairs, asked, device)
+            for item, worker in pairs:
+                item.end(worker)
+
+
+def _extras(pairs: Sequence[tuple[Collected, Worker]], asked: Asked, device: Remote | None) -> None:
+    """Cold starts, interleaved too, and energy."""
+    for turn in range(COLD_STARTS):
+        for item, worker in pairs if turn % 2 == 0 else pairs[::-1]:
+            item.add_cold(worker)
+    sensor = device.profile.power_sensor if device is not None else None
+    for item, worker in pairs:
+        item.take_energy(worker, asked.min_seconds, sensor)
+
+
+def _checkpoint(path: Path, collected: Sequence[Collected], asked: Asked, device: Remote | None) -> Checkpoint:
+    files = [[item.path, sha256_of_file(item.path)] for item in collected]
+    where = device.name if device is not None else None
+    return Checkpoint(path, {**asked.to_json(), "artifacts": files, "device": where, "edgecnn": __version__})
 
 
 def _shares(blocks: int, processes: int) -> list[int]:

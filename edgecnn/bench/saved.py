@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,11 +20,16 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Samples = Annotated[list[Annotated[int, Field(ge=0, lt=2**62)]], Field(min_length=1)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Something saved; keys that are not read here are left alone."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class SavedRun(_Part):
+P = TypeVar("P", bound=Part)
+
+
+class SavedRun(Part):
     """One artifact of a saved report; its samples are kept, everything else can be computed from them."""
 
     artifact: str
@@ -40,7 +45,7 @@ class SavedRun(_Part):
         return [np.asarray(block, np.int64) for block in self.blocks_ns]
 
 
-class SavedReport(_Part):
+class SavedReport(Part):
     """A file that `edgecnn bench --save` wrote."""
 
     # A field of this name would hide a method of pydantic's.
@@ -54,6 +59,7 @@ class SavedReport(_Part):
     processes: Annotated[int, Field(ge=1)]
     seed: int
     device: str | None
+    shapes: dict[str, list[Annotated[int, Field(ge=1)]]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,31 @@ def load_saved(path: Path) -> SavedReport:
     Raises:
         InputError: it cannot be read, is none, or is of another schema.
     """
+    return parse_saved(SavedReport, read_json(path), path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return SavedReport.model_validate(content)
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read `{path.name}`", where=str(path), got=error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"`{path.name}` is not JSON", where=str(path), got=str(error)) from None
+
+
+def parse_saved(kind: type[P], content: Any, path: Path) -> P:
+    """What a saved file says, if it is of this kind.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -121,8 +147,6 @@ def load_saved(path: Path) -> SavedReport:
             expected=f"what `edgecnn bench --save` writes, schema {SCHEMA}",
             got=first["msg"],
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"`{path.name}` is not JSON", where=str(path), got=str(error)) from None
 
 
 def conditions(report: SavedReport, run: SavedRun) -> dict[str, Any]:

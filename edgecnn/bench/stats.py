@@ -141,6 +141,19 @@ def drift(blocks: Sequence[Array]) -> float:
     return pooled_median(blocks[-third:]) / pooled_median(blocks[:third]) - 1
 
 
+def trend(blocks: Sequence[Array]) -> float:
+    """The change of the blocks' medians from the first to the last along a straight line, relative to their median.
+
+    Its slope is the median of the slopes between all pairs of blocks, which up to 29 % of outliers cannot move far.
+
+    Source: Theil, "A rank-invariant method of linear and polynomial regression analysis" (1950); Sen (1968).
+    """
+    medians = np.array([float(np.median(b)) for b in blocks])
+    first, second = np.triu_indices(len(medians), 1)
+    slopes = (medians[second] - medians[first]) / (second - first)
+    return float(np.median(slopes)) * (len(medians) - 1) / float(np.median(medians))
+
+
 def spread(blocks: Sequence[Array]) -> float:
     """The interquartile range of the blocks' medians, relative to their median."""
     medians = [float(np.median(b)) for b in blocks]

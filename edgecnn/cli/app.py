@@ -21,6 +21,7 @@ from edgecnn.cli import (
     prune,
     qat,
     quantize,
+    replay,
     run,
     sensitivity,
     show,
@@ -67,6 +68,7 @@ app = typer.Typer(
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
+app.command("replay")(replay.replay)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("train")(train.train)

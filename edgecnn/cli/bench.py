@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from edgecnn.bench.profile import Profile
     from edgecnn.bench.records import BenchReport
+
+T = TypeVar("T")
 
 
 def bench(
@@ -30,8 +33,16 @@ def bench(
         str | None,
         typer.Option("--assert", help='Exit 1 unless it holds: "B < A", "B < A by 2%"; A is the first artifact.'),
     ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Also the time of each operator.")] = False,
+    sustained: Annotated[
+        str | None,
+        typer.Option(help="Instead: run each artifact without a pause for so long (90s, 5m), and show the curve."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was pushed on the device.")] = False,
     save: Annotated[Path | None, typer.Option(help="Write the report with its raw samples to this JSON file.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted measurement of the same --save.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --save.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -42,18 +53,30 @@ def bench(
     import json
 
     from edgecnn.artifact import atomic_write, refuse_existing
+    from edgecnn.bench.checkpoint import partial_path
     from edgecnn.bench.claim import parse_claim
+    from edgecnn.bench.profile import profile as run_profile
     from edgecnn.bench.run import bench as run_bench
     from edgecnn.cli.bench_count import count_and_print
+    from edgecnn.cli.bench_print import print_profile, print_report
     from edgecnn.cli.console import print_json, progress
     from edgecnn.errors import CheckFailed, UsageError
 
     if save is not None:
         refuse_existing(save, overwrite=overwrite)
+    if resume and (save is None or sustained is not None):
+        raise UsageError("nothing says which measurement to resume", where="--resume", do="give its --save as well")
     claimed = parse_claim(claim, artifacts) if claim is not None else None
-    if device and _emulated(device):
-        if claimed is not None:
-            raise UsageError("instructions are no latency", where="--assert", do="leave it out, or name a real device")
+    emulated = bool(device) and _emulated(device or [])
+    if (emulated or sustained is not None) and (claimed is not None or profile):
+        raise UsageError(
+            f"{'instructions are' if emulated else 'a curve is'} no comparison of latencies",
+            where="--assert or --profile",
+            do="leave it out" + (", or name a real device" if emulated else ""),
+        )
+    if emulated:
+        if sustained is not None or resume:
+            raise UsageError("an emulated device gives no times", where="--sustained or --resume", do="leave it out")
         counts = count_and_print(artifacts, core.split(","), as_json=as_json)
         if save is not None:
             atomic_write(save, (json.dumps(counts) + "\n").encode())
@@ -63,40 +86,96 @@ def bench(
     def say(line: str) -> None:
         console.print(f"  {line}", markup=False)
 
-    def measure(remote: Any, say: Callable[[str], None]) -> BenchReport:
-        return run_bench(
+    if sustained is not None:
+        _sustained(artifacts, sustained, device, threads, seed, keep, save, as_json, say)
+        return
+
+    def measure(remote: Any, say: Callable[[str], None]) -> tuple[BenchReport, list[Profile]]:
+        report = run_bench(
             artifacts,
             threads=threads,
             min_seconds=min_seconds,
             blocks=blocks,
             seed=seed,
             device=remote,
+            checkpoint=None if save is None else partial_path(save, remote.name if remote is not None else None),
+            resume=resume,
             progress=say,
         )
+        if not profile:
+            return report, []
+        say("timing each operator")
+        return report, [run_profile(path, threads=threads, seed=seed, device=remote) for path in artifacts]
 
-    reports, failures = _on_devices(device, measure, say, keep) if device else ([measure(None, say)], [])
+    found, failures = _on_devices(device, measure, say, keep) if device else ([measure(None, say)], [])
 
     def content(samples: bool) -> dict[str, Any]:
-        records = [report.to_json(samples=samples) for report in reports]
+        records = [report.to_json(samples=samples) for report, _ in found]
+        for record, (_, profiles) in zip(records, found, strict=True):
+            for run, one in zip(record["runs"], profiles, strict=False):
+                run["profile"] = one.to_json()
         return records[0] if len(device or ()) < 2 else {"devices": {str(r["device"]): r for r in records}}
 
-    if reports and save is not None:
+    if found and save is not None:
         atomic_write(save, (json.dumps(content(samples=True)) + "\n").encode())
-    if reports and as_json:
+    if found and as_json:
         print_json(content(samples=False))
     elif not as_json:
-        for report in reports:
-            _print(report, say)
+        for report, profiles in found:
+            print_report(report, say)
+            for one in profiles:
+                print_profile(one, say)
     for failure in failures[:-1]:
         say(str(failure))
     if failures:
         raise failures[-1]
     if claimed is not None:
-        findings = [(report, claimed.judge(report)) for report in reports]
+        findings = [(report, claimed.judge(report)) for report, _ in found]
         for report, finding in findings:
             say(f"{report.device + ': ' if report.device else ''}{finding}")
         if missed := [finding for _, finding in findings if finding.outcome != "holds"]:
             raise CheckFailed(f"`{claimed}` was not shown", where="--assert", got=str(missed[0]))
+
+
+def _sustained(
+    artifacts: Sequence[str],
+    duration: str,
+    device: list[str] | None,
+    threads: int,
+    seed: int,
+    keep: bool,
+    save: Path | None,
+    as_json: bool,
+    say: Callable[[str], None],
+) -> None:
+    import json
+
+    from edgecnn.artifact import atomic_write
+    from edgecnn.bench.sustained import parse_duration
+    from edgecnn.bench.sustained import sustained as run_sustained
+    from edgecnn.cli.bench_print import print_curves
+    from edgecnn.cli.console import print_json
+    from edgecnn.errors import DeviceFailed
+
+    seconds = parse_duration(duration)
+
+    def measure(remote: Any, say: Callable[[str], None]) -> Any:
+        return run_sustained(artifacts, seconds=seconds, threads=threads, seed=seed, device=remote, progress=say)
+
+    found, failures = _on_devices(device, measure, say, keep) if device else ([measure(None, say)], [])
+    records = [one.to_json() for one in found]
+    content = records[0] if len(device or ()) < 2 and records else {"devices": {r["device"]: r for r in records}}
+    if found and save is not None:
+        atomic_write(save, (json.dumps(content) + "\n").encode())
+    if as_json:
+        print_json(content)
+    else:
+        for one in found:
+            print_curves(one, say)
+    if failures:
+        raise failures[-1]
+    if broken := [curve for one in found for curve in one.curves if curve.broken is not None]:
+        raise DeviceFailed(f"the curve of `{broken[0].artifact}` is not whole", got=broken[0].broken)
 
 
 def _emulated(names: list[str]) -> bool:
@@ -115,12 +194,9 @@ def _emulated(names: list[str]) -> bool:
 
 
 def _on_devices(
-    names: list[str],
-    measure: Callable[[Any, Callable[[str], None]], BenchReport],
-    say: Callable[[str], None],
-    keep: bool,
-) -> tuple[list[BenchReport], list[Exception]]:
-    """The reports of all devices, side by side, and the failures of those that failed."""
+    names: list[str], measure: Callable[[Any, Callable[[str], None]], T], say: Callable[[str], None], keep: bool
+) -> tuple[list[T], list[Exception]]:
+    """What was measured on each device, side by side, and the failures of those that failed."""
     from concurrent.futures import ThreadPoolExecutor
 
     from edgecnn.device.place import Remote
@@ -131,72 +207,18 @@ def _on_devices(
     if len({name for name, _ in loaded}) < len(loaded):
         raise UsageError("a device is given twice", where="--device", do="name each once")
 
-    def one(name: str, profile: Any) -> BenchReport:
+    def one(name: str, profile: Any) -> T:
         with Remote(name, profile, keep=keep) as remote:
             if keep:
                 say(f"{name}: what is pushed stays in {remote.folder}")
             return measure(remote, lambda line: say(f"{name}: {line}"))
 
-    reports: list[BenchReport] = []
+    found: list[T] = []
     failures: list[Exception] = []
     with ThreadPoolExecutor(len(loaded)) as pool:
         for future in [pool.submit(one, *pair) for pair in loaded]:
             try:
-                reports.append(future.result())
+                found.append(future.result())
             except EdgecnnError as failure:
                 failures.append(failure)
-    return reports, failures
-
-
-def _print(report: BenchReport, say: Callable[[str], None]) -> None:
-    from rich.markup import escape
-
-    from edgecnn.artifact import Artifact
-    from edgecnn.cli.console import grid, print_table
-
-    table = grid(
-        "artifact",
-        "median ms>",
-        "95 % interval>",
-        "p90>",
-        "p99>",
-        "first ms>",
-        "load ms>",
-        "peak MB>",
-        "ratio>",
-        "verdict",
-    )
-    for run in report.runs:
-        manifest = Artifact.open(run.artifact).manifest
-        marks = "".join(
-            f"  ({mark})"
-            for mark, on in (
-                ("UNTRAINED", manifest.get("weights", {}).get("untrained")),
-                ("UNSTABLE", run.unstable),
-            )
-            if on
-        )
-        table.add_row(
-            escape(run.artifact) + marks,
-            f"{run.median_ms:.3f}",
-            f"{run.ci95.low:.3f} - {run.ci95.high:.3f}",
-            f"{run.p90_ms:.3f}",
-            f"{run.p99_ms:.3f}",
-            f"{run.first_ms:.2f}",
-            f"{run.load_ms:.1f}",
-            f"{run.peak_mb:.0f}",
-            f"{run.ratio:.3f} ({run.ratio_ci95.low:.3f} - {run.ratio_ci95.high:.3f})",
-            run.verdict,
-        )
-    print_table(table)
-    for run in report.runs:
-        for text in (*run.unstable, *run.notes):
-            say(f"note       {run.artifact}: {text}")
-    for text in report.notes:
-        say(f"note       {report.device}: {text}")
-    machine = report.machine
-    say(
-        (f"{report.device}: " if report.device else "")
-        + f"{machine.get('cpu') or 'this machine'}, {report.threads} thread(s), "
-        + ", ".join(f"{k} {v}" for k, v in report.versions.items())
-    )
+    return found, failures

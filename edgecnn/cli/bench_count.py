@@ -10,7 +10,9 @@ def count_and_print(artifacts: Sequence[str], cores: Sequence[str], *, as_json: 
     """Counts, prints the table or one JSON object, and returns that object."""
     from rich.markup import escape
 
+    from edgecnn.artifact import sha256_of_file
     from edgecnn.bench.instructions import GROUPS, LABEL, count
+    from edgecnn.bench.records import SCHEMA
     from edgecnn.cli.console import grid, print_json, print_table, progress
 
     console = progress()
@@ -19,7 +21,9 @@ def count_and_print(artifacts: Sequence[str], cores: Sequence[str], *, as_json: 
         console.print(f"  {line}", markup=False)
 
     found = count(artifacts, cores=[core.strip() for core in cores if core.strip()], progress=say)
-    record = {"kind": LABEL, "counts": [one.to_json() for one in found]}
+    digests = {path: sha256_of_file(path) for path in artifacts}
+    counts = [{**one.to_json(), "sha256": digests[one.artifact]} for one in found]
+    record = {"schema": SCHEMA, "kind": LABEL, "counts": counts}
     if as_json:
         print_json(record)
         return record

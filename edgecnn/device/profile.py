@@ -41,6 +41,10 @@ class DeviceProfile(Settings):
         threads: thread counts worth measuring.
         governor: what the clocks should be governed by while measuring.
         max_temp_c: hotter than this, a measurement waits.
+        power_sensor: the name of the one that energy is taken from (`VDD_IN`, `package-0`, `battery`); the most precise
+            one found if left out.
+        benchmark_model: for devices without Python: LiteRT's binary of that name for that device, a file on this
+            machine, relative to the device file; only .tflite files can be measured with it.
         emulated: its times say nothing about hardware, and are never reported as latencies.
     """
 
@@ -58,6 +62,8 @@ class DeviceProfile(Settings):
     threads: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
     governor: Name | None = None
     max_temp_c: Annotated[float, Field(gt=0)] | None = None
+    power_sensor: Name | None = None
+    benchmark_model: Name | None = None
     emulated: bool = False
 
     @model_validator(mode="after")
@@ -95,9 +101,12 @@ def load_device(name_or_file: str) -> tuple[str, DeviceProfile]:
             raise unknown("device", name_or_file, known, where=f"the .toml files of {folders}")
         path = known[name_or_file]
     profile = parse_settings(DeviceProfile, read_toml(path), where=str(path))
-    if profile.ssh_config is not None:
-        beside = str((path.parent / Path(profile.ssh_config).expanduser()).resolve())
-        profile = profile.model_copy(update={"ssh_config": beside})
+    beside = {
+        key: str((path.parent / Path(file).expanduser()).resolve())
+        for key in ("ssh_config", "benchmark_model")
+        if (file := getattr(profile, key)) is not None
+    }
+    profile = profile.model_copy(update=beside)
     return path.stem, profile
 
 

@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from edgecnn.bench.preflight import hottest, remarks
+from edgecnn.bench.preflight import hottest, look_at, remarks
+from edgecnn.bench.vendor import install
 from edgecnn.bench.worker import Agent, Worker
 from edgecnn.device.place import Remote
+from edgecnn.device.printable import printable
 from edgecnn.device.profile import DeviceProfile
+from edgecnn.device.transport import run
 from edgecnn.doctor import Finding, cpu_finding, emit_probe
 from edgecnn.errors import EdgecnnError
 from edgecnn.runtime.cpu import CpuFacts, kind_of
@@ -45,10 +48,12 @@ def check_device(
     report = progress or (lambda line: None)
     report(f"{name}: connecting by {profile.transport}")
     with Remote(name, profile) as device:
-        with Agent(device, subject=name) as agent:
-            answer = agent.ask("machine")
+        answer = look_at(device)
         facts = facts_of(answer["machine"])
-        findings = [*state_findings(answer, profile), cpu_finding(facts), *engine_findings(answer["engines"], profile)]
+        findings = [*state_findings(answer, profile), cpu_finding(facts)]
+        if profile.benchmark_model is not None:
+            return [*findings, vendor_finding(profile.benchmark_model, device)]
+        findings += engine_findings(answer["engines"], profile)
         if probe:
             cpu = profile.cpu or _kind(facts)
             for engine, found in answer["engines"].items():
@@ -136,6 +141,20 @@ def engine_findings(engines: Mapping[str, Mapping[str, Any]], profile: DevicePro
         do = f"{where}{profile.python} -m pip install --user {package}"
         found.append(Finding(title, "fail", str(known["missing"]), do))
     return found
+
+
+def vendor_finding(binary: str, device: Remote) -> Finding:
+    """Whether LiteRT's `benchmark_model` starts there."""
+    what = "benchmark_model"
+    try:
+        done = run(device.transport, [install(device), "--help"])
+    except EdgecnnError as problem:
+        return Finding(what, "fail", problem.what, problem.do)
+    said = done.out.decode(errors="replace") + done.said
+    if "--graph" in said:
+        return Finding(what, "ok", f"{Path(binary).name} starts there; no Python is needed")
+    do = "give the binary for the device's processor and system (`uname -m` there) as `benchmark_model` in its file"
+    return Finding(what, "fail", f"it ended with {done.code}: {printable(said)[-200:].strip() or 'no word'}", do)
 
 
 def probe_finding(engine: str, cpu: Cpu, device: Remote) -> Finding:

@@ -60,4 +60,4 @@ def compare(
     """The latency of the graphs on this machine in one interleaved run; ratios are to the first."""
     with tempfile.TemporaryDirectory(prefix="edgecnn-draft-") as folder:
         paths = write_drafts(graphs, target, cpu, Path(folder))
-        return bench(paths, threads=threads, min_seconds=min_seconds)
+        return bench(paths, threads=threads, min_seconds=min_seconds, extras=False)

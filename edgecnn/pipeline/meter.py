@@ -111,10 +111,10 @@ class Clock:
         with tempfile.TemporaryDirectory(prefix="edgecnn-draft-") as folder:
             paths = write_drafts({"unpruned": whole, "pruned": part}, self.target, self.cpu, Path(folder))
             if self.device is None:
-                report = bench(paths, threads=self.threads, min_seconds=min_seconds)
+                report = bench(paths, threads=self.threads, min_seconds=min_seconds, extras=False)
             else:
                 with Remote(*self.device) as remote:
-                    report = bench(paths, threads=self.threads, min_seconds=min_seconds, device=remote)
+                    report = bench(paths, threads=self.threads, min_seconds=min_seconds, device=remote, extras=False)
         a, b = report.runs
         return Timing(
             (a.median_ms * 1e3, b.median_ms * 1e3),

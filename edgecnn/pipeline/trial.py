@@ -100,7 +100,7 @@ class Judge:
         same: dict[tuple[str, ...], str] = {structure(g): name for name, g in reversed(list(graphs.items()))}
         paths = [self.emitted(graph, "float", target, floats=False)]
         paths += [self.emitted(graphs[name], name, self.target, floats=False) for name in same.values()]
-        runs = bench(paths, min_seconds=seconds, blocks=6, processes=1).runs[1:]
+        runs = bench(paths, min_seconds=seconds, blocks=6, processes=1, extras=False).runs[1:]
         ratio_of = {name: run.ratio for name, run in zip(same.values(), runs, strict=True)}
         return {name: ratio_of[same[structure(g)]] for name, g in graphs.items()}
 

@@ -81,7 +81,10 @@ def parse_cpuinfo(text: str) -> Tuple[str, FrozenSet[str]]:
         if "model name" in record:
             names.append(record["model name"])
         elif "CPU part" in record:
-            part = int(record["CPU part"], 16)
+            try:
+                part = int(record["CPU part"], 16)
+            except ValueError:
+                continue
             arm = record.get("CPU implementer", "0x41") == "0x41"
             names.append(ARM_CORES.get(part, f"ARM part {part:#05x}") if arm else f"part {part:#05x}")
     common = frozenset.intersection(*flags) if flags else frozenset()

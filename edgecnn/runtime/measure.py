@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .cold import cold_starts, described
 from .errors import BadRequest
 from .machine import machine_facts, peak_rss_bytes
+from .power import energy
+from .prepare import preparation
 from .session import ENGINES, Session, check_digest, check_file, engine_for, import_engine, open_session
 from .telemetry import Telemetry
 from .tensor import random_arrays
+from .timed import timed_block
 
 if TYPE_CHECKING:
     from .tensor import Array
@@ -54,7 +57,14 @@ class Measurement:
         self._load_ns = time.perf_counter_ns() - started
         self._import_ns = import_ns
         self._fed = False
+        self._seed = 0
         self._telemetry = Telemetry()
+        self._described = described(
+            os.path.abspath(path),
+            threads=threads,
+            engine=engine,
+            shapes={name: list(shape) for name, shape in (shapes or {}).items()},
+        )
 
     def about(self) -> Dict[str, Any]:
         """What was loaded, where, and how long that took."""
@@ -72,8 +82,9 @@ class Measurement:
 
     def feed(self, *, seed: int = 0, files: Sequence[str] = ()) -> None:
         """Sets the inputs: the arrays in .npy `files`, or seeded random ones."""
-        self.session.set_inputs(load_arrays(files) if files else random_arrays(self.session.inputs, seed=seed))
-        self._fed = True
+        self._arrays = load_arrays(files) if files else random_arrays(self.session.inputs, seed=seed)
+        self.session.set_inputs(self._arrays)
+        self._fed, self._seed = True, seed
 
     def first(self) -> Dict[str, Any]:
         """Times one inference; called before any other, it is the slow first one."""
@@ -88,31 +99,63 @@ class Measurement:
         for _ in range(runs):
             self.session.invoke()
 
-    def block(self, *, seconds: float, min_runs: int = 3, max_runs: int = 1000, warm: int = 1) -> Dict[str, Any]:
+    def block(
+        self, *, seconds: float, min_runs: int = 3, max_runs: int = 1000, warm: int = 1, of: str = "kernel"
+    ) -> Dict[str, Any]:
         """Times inferences one by one for `seconds`, after `warm` untimed ones that refill the caches.
 
-        `cpu_ns` is the processor time of the whole block: far below `wall_ns`, something else ran here. `state` is
-        what `Telemetry` reads right after the last one, outside of what is timed.
+        Args:
+            seconds: how long.
+            min_runs: fewer are never timed.
+            max_runs: nor more.
+            warm: untimed ones before.
+            of: `kernel`, only the inference; `copies`, handing inputs over and fetching outputs too; `whole`, making
+                the input out of a picture's pixels and finding the highest score as well.
+
+        Returns:
+            as `timed.timed_block`.
         """
-        self.warm(runs=warm)
-        invoke, clock = self.session.invoke, time.perf_counter_ns
-        samples: List[int] = []
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            cpu_started, started = time.process_time_ns(), clock()
-            end = started + int(seconds * 1e9)
-            now = started
-            while len(samples) < min_runs or (now < end and len(samples) < max_runs):
-                before = clock()
-                invoke()
-                now = clock()
-                samples.append(now - before)
-            cpu_ns = time.process_time_ns() - cpu_started
-        finally:
-            if collecting:
-                gc.enable()
-        return {"samples_ns": samples, "wall_ns": now - started, "cpu_ns": cpu_ns, "state": self._telemetry.read()}
+        self._need_inputs()
+        step = self._step(of)
+        for _ in range(warm):
+            step()
+        read = self._telemetry.read
+        return timed_block(step, read=read, seconds=seconds, min_runs=min_runs, max_runs=max_runs)
+
+    def _step(self, of: str) -> Callable[[], Any]:
+        session = self.session
+        if of == "kernel":
+            return session.invoke
+        if of == "copies":
+            return lambda: session.run(self._arrays)
+        if of == "whole":
+            prepare = preparation(session.inputs, session.metadata, seed=self._seed)
+            return lambda: int(np.argmax(session.run(prepare())[0]))
+        raise BadRequest(f"unknown figure `{of}`", do="kernel, copies or whole")
+
+    def cold(self, *, starts: int) -> Dict[str, Any]:
+        """How long fresh processes take from their start to their first result; see `cold.cold_starts`."""
+        return cold_starts(self._described, starts=starts)
+
+    def energy(self, *, seconds: float, idle_seconds: float, sensor: Optional[str] = None) -> Dict[str, Any]:
+        """What an inference spends; see `power.energy`."""
+        self._need_inputs()
+        return energy(self.session.invoke, seconds=seconds, idle_seconds=idle_seconds, wanted=sensor)
+
+    def profile(self, *, runs: int) -> Dict[str, Any]:
+        """The time of each node by the engine's own profiler, in a session of its own.
+
+        Raises:
+            BadRequest: this engine's Python package has no profiler.
+        """
+        if self._described["engine"] != "ort":
+            raise BadRequest("LiteRT's Python package has no profiler", do="its operators can be timed one by one")
+        from .ort_profile import profile
+
+        self._need_inputs()
+        feeds = {spec.name: self._arrays[i] for i, spec in enumerate(self.session.inputs)}
+        engine, nodes = profile(self._described["path"], feeds, threads=self._described["threads"], runs=runs)
+        return {"engine": engine, "nodes": nodes}
 
     def run(self, *, files: Sequence[str], out: Sequence[str]) -> Dict[str, Any]:
         """Runs the arrays in .npy `files` and writes the outputs to the .npy files `out`: for parity checks."""

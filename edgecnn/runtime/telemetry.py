@@ -73,7 +73,7 @@ class Telemetry:
         paths = sorted(glob.glob(os.path.join(self._root, pattern)))
         found = []
         for path in paths:
-            if _number(path) is not None:
+            if read_number(path) is not None:
                 found.append((path.split(os.sep)[-1 - up], path))
         if found:
             self.unavailable.pop(what, None)
@@ -85,28 +85,28 @@ class Telemetry:
         zones = []
         paths = sorted(glob.glob(os.path.join(self._root, "sys/class/thermal/thermal_zone*/temp")))
         for path in paths:
-            if _number(path) is not None:
+            if read_number(path) is not None:
                 folder = os.path.dirname(path)
-                kind = _text(os.path.join(folder, "type")) or "zone"
+                kind = read_text(os.path.join(folder, "type")) or "zone"
                 zones.append((kind + "@" + os.path.basename(folder)[len("thermal_zone") :], path))
         if not zones:
             self.unavailable["temperature"] = "may not be read" if paths else "the system does not tell"
         return zones
 
     def _numbers(self, files: List[Tuple[str, str]]) -> List[Tuple[str, int]]:
-        readings = [(name, _number(path)) for name, path in files]
+        readings = [(name, read_number(path)) for name, path in files]
         return [(name, value) for name, value in readings if value is not None]
 
     def _bits(self) -> Optional[List[str]]:
         for path in self._throttled:
-            text = _text(path)
+            text = read_text(path)
             if text and re.match(r"^(0x)?[0-9a-fA-F]{1,8}$", text):
                 bits = int(text, 16)
                 return [word for bit, word in THROTTLED_BITS if bits >> bit & 1]
         return None
 
     def _governors(self) -> List[str]:
-        found = [_text(os.path.join(os.path.dirname(path), "scaling_governor")) for _, path in self._clocks]
+        found = [read_text(os.path.join(os.path.dirname(path), "scaling_governor")) for _, path in self._clocks]
         return sorted({word for word in found if word})
 
     def _clusters(self) -> List[List[int]]:
@@ -116,27 +116,29 @@ class Telemetry:
             number = os.path.basename(folder)[3:]
             if not number.isdigit():
                 continue
-            speed = _number(os.path.join(folder, "cpu_capacity"))
+            speed = read_number(os.path.join(folder, "cpu_capacity"))
             if speed is None:
-                speed = _number(os.path.join(folder, "cpufreq", "cpuinfo_max_freq"))
+                speed = read_number(os.path.join(folder, "cpufreq", "cpuinfo_max_freq"))
             cores.setdefault(speed or 0, []).append(int(number))
         return [sorted(cores[speed]) for speed in sorted(cores, reverse=True)]
 
     def _battery(self) -> Optional[Dict[str, Any]]:
         for folder in sorted(glob.glob(os.path.join(self._root, "sys/class/power_supply/*"))):
-            if _text(os.path.join(folder, "type")) == "Battery":
+            if read_text(os.path.join(folder, "type")) == "Battery":
                 return {
-                    "percent": _number(os.path.join(folder, "capacity")),
-                    "status": _text(os.path.join(folder, "status")),
+                    "percent": read_number(os.path.join(folder, "capacity")),
+                    "status": read_text(os.path.join(folder, "status")),
                 }
         return None
 
     def _memory(self) -> Optional[int]:
-        found = re.search(r"^MemTotal:\s+(\d{1,15}) kB", _text(os.path.join(self._root, "proc/meminfo")) or "", re.M)
+        found = re.search(
+            r"^MemTotal:\s+(\d{1,15}) kB", read_text(os.path.join(self._root, "proc/meminfo")) or "", re.M
+        )
         return int(found.group(1)) * 1024 if found else None
 
 
-def _text(path: str) -> Optional[str]:
+def read_text(path: str) -> Optional[str]:
     """The first 4 KiB of a file without blanks around it; None if it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -145,6 +147,7 @@ def _text(path: str) -> Optional[str]:
         return None
 
 
-def _number(path: str) -> Optional[int]:
-    text = _text(path)
+def read_number(path: str) -> Optional[int]:
+    """The whole number that a file holds; None if it cannot be read or holds something else."""
+    text = read_text(path)
     return int(text) if text is not None and re.match(r"^-?[0-9]{1,15}$", text) else None

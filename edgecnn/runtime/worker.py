@@ -2,8 +2,9 @@
 
 A pipe lets the host interleave several artifacts, each in a fresh process of its own, block by block. Each request is
 one line `{"do": NAME, ...arguments}`; each answer is one line `{"ok": true, ...}` or `{"ok": false, "error": {...}}`.
-Requests: `load`, `feed`, `first`, `warm`, `block`, `run`, `memory` (see `measure.Measurement`), `machine` (what this
-machine is, before anything is loaded), `turns` (see `turns.turns`; nothing needs to be loaded) and `quit`.
+Requests: `load`, then `feed`, `first`, `warm`, `block`, `run`, `memory`, `cold`, `energy` and `profile` (see
+`measure.Measurement`); `machine` (what this machine is, before anything is loaded), `turns` (see `turns.turns`; nothing
+needs to be loaded) and `quit`.
 """
 
 from __future__ import annotations
@@ -14,26 +15,13 @@ import sys
 from typing import IO, Any, Dict, List, Optional
 
 from .errors import BadRequest, RuntimeProblem
+from .job import read_job
 from .machine import engines_found, machine_facts
 from .measure import Measurement
 from .telemetry import Telemetry
 from .turns import turns
 
-REQUESTS = ("feed", "first", "warm", "block", "run", "memory")
-
-JOB_DEFAULTS: Dict[str, Any] = {
-    "threads": 1,
-    "engine": None,
-    "shapes": {},
-    "inputs": [],
-    "seed": 0,
-    "warm_runs": 5,
-    "blocks": 20,
-    "block_seconds": 0.1,
-    "min_runs": 3,
-    "max_runs": 1000,
-}
-"""The keys of a job beside `artifact`, with what they are if left out; paths are relative to the job's folder."""
+REQUESTS = ("feed", "first", "warm", "block", "run", "memory", "cold", "energy", "profile")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -61,24 +49,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def run_job(path: str) -> Dict[str, Any]:
     """Does what the job file at `path` asks for; a failure is told under `error`."""
     try:
-        job = _read_job(path)
+        job = read_job(path)
         return {"job": job, **_measure(job, os.path.dirname(path))}
     except RuntimeProblem as failure:
         return {"error": failure.to_json()}
-
-
-def _read_job(path: str) -> Dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            asked = json.load(file)
-    except (OSError, ValueError) as error:
-        raise BadRequest(f"the job `{path}` cannot be read: {error}", where=path) from error
-    if not isinstance(asked, dict) or not isinstance(asked.get("artifact"), str):
-        raise BadRequest("a job is an object with at least `artifact`, a path", where=path)
-    stray = sorted(set(asked) - set(JOB_DEFAULTS) - {"artifact"})
-    if stray:
-        raise BadRequest(f"unknown keys {stray} in the job", where=path, do="known: " + ", ".join(sorted(JOB_DEFAULTS)))
-    return {**JOB_DEFAULTS, **asked}
 
 
 def _measure(job: Dict[str, Any], folder: str) -> Dict[str, Any]:
