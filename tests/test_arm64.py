@@ -8,17 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
 
 from edgecnn.bench.instructions import CORES, Emulator, count
+from edgecnn.bench.profile import profile
+from edgecnn.bench.run import bench
+from edgecnn.bench.worker import Worker
 from edgecnn.device.place import Remote
 from edgecnn.device.profile import load_device
+from edgecnn.device.transport import connect, run
 from edgecnn.doctor import emit_probe
+from edgecnn.errors import DeviceFailed
 from edgecnn.pipeline.device_check import check_device, device_cpu
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/arm64/device.sh"
@@ -104,7 +111,6 @@ def test_the_whole_way_over_ssh(board: Path, tmp_path: Path) -> None:
 
 def test_onnx_runtime_computes_the_same_codes_on_arm_but_for_ties(board: Path, tmp_path: Path) -> None:
     from edgecnn.bench.same_there import compare_there
-    from edgecnn.bench.worker import Worker
 
     path = emit_probe("onnx-int8", "armv8-dot", tmp_path)
     with Remote(*load_device(str(board))) as device, Worker(str(path), threads=1, place=device) as worker:
@@ -112,6 +118,65 @@ def test_onnx_runtime_computes_the_same_codes_on_arm_but_for_ties(board: Path, t
     # Requantisation multiplies in float32; where that lands on a tie, the last bit decides: one code, rarely.
     assert found.largest <= 1
     assert found.equal > 0.999 * found.values
+
+
+def test_only_the_product_is_computed_otherwise_on_arm(kit: Path) -> None:
+    script = SCRIPT.parent / "differences.py"
+    ops = ["mul", "add", "conv 1x1", "depthwise conv", "hard_swish", "softmax"]
+    done = subprocess.run(
+        [sys.executable, str(script), "--ops", *ops, "--cores", "cortex-a76"],
+        env={**os.environ, "ARM64_DEVICE_DIR": str(kit)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| mul | cortex-a76 | 65536 |" in done.stdout
+    assert "to the last bit: add, conv 1x1, depthwise conv, hard_swish, softmax." in done.stdout
+
+
+def test_a_measurement_survives_a_restart_of_the_device(
+    board: Path, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Push, parity, measure, the device goes down, --resume, profile, clean-up; its times say nothing."""
+    file = tmp_path / "real.toml"  # as a real board: an emulated one would only count
+    file.write_text(board.read_text().replace("emulated = true\n", ""))
+    nets = [
+        tiny_models.tflite(tmp_path / "a.tflite"),
+        tiny_models.onnx_int8(tmp_path / "b.onnx"),
+    ]
+    blocks: list[int] = []
+    ask = Worker.ask
+
+    def restart(self: Worker, request: str, **arguments: Any) -> dict[str, Any]:
+        if request == "block" and "max_runs" in arguments and "of" not in arguments:
+            blocks.append(1)
+            if len(blocks) == 9:  # the first artifact of the fifth round
+                device_sh("stop", kit)
+        return ask(self, request, **arguments)
+
+    kept, short = tmp_path / "partial", {"blocks": 6, "min_seconds": 0.3}
+    with monkeypatch.context() as down:
+        down.setattr(Worker, "ask", restart)
+        with (
+            pytest.raises(DeviceFailed, match="4 rounds are kept"),
+            Remote(*load_device(str(file))) as device,
+        ):
+            bench(nets, **short, device=device, checkpoint=kept)
+    assert device_sh("start", kit).returncode == 0
+    with Remote(*load_device(str(file))) as device:
+        report = bench(nets, **short, device=device, checkpoint=kept, resume=True)
+        profiles = [profile(str(net), device=device) for net in nets]
+        folder = device.folder
+    assert [len(run.blocks) for run in report.runs] == [6, 6]
+    assert report.notes[-1] == "resumed after 4 of 6 rounds"
+    assert report.runs[0].notes[0].startswith("outputs on real are bit for bit those here")
+    assert report.machine["architecture"] == "aarch64"
+    assert all(run.cold_ms and run.copies_ms for run in report.runs)
+    assert {row.kind for row in profiles[0].rows} == {"CONV_2D"}
+    assert "QLinearConv" in {row.kind for row in profiles[1].rows}
+    transport = connect(*load_device(str(file)))
+    assert run(transport, ["ls", folder]).code != 0
+    assert folder.encode() not in run(transport, ["ps", "-eo", "args"]).out
 
 
 def test_pruning_by_counted_instructions(kit: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ def test_a_profile_names_the_graphs_operations(tmp_path: Path, target: str) -> N
     assert found.to_json()["operators"][0]["latency_us"] >= 0
 
 
+def test_a_chain_that_becomes_one_table_stays_together(tmp_path: Path) -> None:
+    graph = quantised(parse("graph net(x: [N,8,8,8]) {\n  a = hard_swish(x)\n  b = add(a, x)\n  return b\n}"))
+    path = tmp_path / "net.tflite"
+    path.write_bytes(all_targets()["tflite-int8"].emit(graph, EmitOptions(input_type="int8")).data)
+    assert [one.kind for one in singles(path)] == ["DEQUANTIZE HARD_SWISH QUANTIZE", "ADD"]
+
+
 def test_names_of_other_tools_are_left_alone() -> None:
     assert op_of("features.0.1/stem_rows") == "features.0.1"
     assert op_of("/features/conv") == "/features/conv"

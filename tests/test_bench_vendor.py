@@ -43,7 +43,7 @@ Average inference timings in us: Warmup: 27917.4, Init: 21528106, no stats: 2331
 ============================== Run Order ==============================
           [node type]       [start]    [first]   [avg ms]       [%]     [cdf%]   [mem KB]   [times called] [Name]
              DELEGATE         0.000     21.227     21.287   91.329%    91.329%      0.000        1   [a/BiasAdd]
-                SPLIT        21.287      0.015      0.013    0.056%    91.385%      0.000        1   [a/split, a/split:1]
+                SPLIT        21.287      0.015      0.013    0.056%    91.385%      0.000        1  [a/split, a/split:1]
 
 ============================== Top by Computation Time ==============================
           [node type]       [start]    [first]   [avg ms]       [%]     [cdf%]   [mem KB]   [times called] [Name]

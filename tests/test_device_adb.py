@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+import vendor_binary
 from test_device_ssh import NASTY
 
+from edgecnn.bench.profile import profile
 from edgecnn.bench.run import bench
+from edgecnn.device.adb import Adb
 from edgecnn.device.place import Remote
 from edgecnn.device.profile import load_device
-from edgecnn.device.transport import connect, pull, run
+from edgecnn.device.transport import connect, pull, refused, run
 from edgecnn.errors import DeviceFailed
 
 MOCK = Path(__file__).resolve().parents[1] / "scripts/arm64/adbd_mock.py"
@@ -90,3 +93,42 @@ def test_a_device_that_is_not_attached(phone: str, tmp_path: Path) -> None:
     ):
         pass
     assert "adb devices" in (caught.value.do or "")
+
+
+def test_a_phone_without_python_by_its_own_binary(phone: str, tmp_path: Path) -> None:
+    """Bound to a core, as to a fast cluster; the stand-in runs on this machine, behind the real client."""
+    path = tiny_models.tflite(tmp_path / "net.tflite")
+    work = tmp_path / "work"
+    work.mkdir()
+    vendor_binary.write(tmp_path / "benchmark_model")
+    lines = phone + f'work_folder = "{work}"\nbenchmark_model = "benchmark_model"\ncores = [0]\n'
+    (tmp_path / "phone.toml").write_text(lines)
+    with Remote(*load_device(str(tmp_path / "phone.toml"))) as device:
+        run_ = bench([path], blocks=6, min_seconds=0.06, device=device).runs[0]
+        found = profile(str(path), device=device)
+    assert run_.notes[0] == "outputs on phone are bit for bit those here, on 1 random inputs"
+    assert run_.p90_ms is None
+    assert [row.kind for row in found.rows] == ["Convolution (NHWC, QC8) IGEMM", "MUL"]
+    assert not list(work.iterdir())
+
+
+# What adbd of Android 12 and 14 answers to a push that cannot be.
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            "adb: error: failed to copy 'a' to '/system/a': remote couldn't create file: Read-only file system",
+            "user may",
+        ),
+        (
+            "adb: error: failed to copy 'a' to '/data/a': remote couldn't create file: Permission denied",
+            "user may write",
+        ),
+        ("adb: error: failed to copy 'a' to '/data/local/tmp/a': remote write failed: No space left on device", "room"),
+    ],
+)
+def test_places_that_take_nothing_are_told(said: str, advice: str, tmp_path: Path) -> None:
+    adb = Adb("phone", None)
+    assert adb.lost(1, said) is None  # the device is there; it only refused
+    failure = refused("phone", tmp_path / "a", "/data/a", said)
+    assert advice in (failure.do or "")

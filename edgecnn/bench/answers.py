@@ -61,6 +61,7 @@ class MachineFacts(TypedDict):
     clusters: list[list[int]]
     battery: Battery | None
     memory_bytes: Bytes | None
+    power_sensors: NotRequired[list[str]]
     unavailable: dict[str, str]
 
 

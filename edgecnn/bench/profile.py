@@ -21,7 +21,7 @@ from edgecnn.bench.worker import Agent, Worker
 from edgecnn.device.benchmark_text import parse_table
 from edgecnn.device.place import Here, Remote
 from edgecnn.errors import DeviceFailed
-from edgecnn.targets import TARGETS
+from edgecnn.targets import all_targets
 from edgecnn.targets.target import EmitOptions
 from edgecnn.targets.tflite_cut import singles
 
@@ -154,7 +154,7 @@ def _one_by_one(path: str, threads: int, device: Remote | None) -> Profile:
                 file.write_bytes(single.data)
                 files[single.data] = file
         floor = Path(folder) / "nothing.tflite"
-        floor.write_bytes(TARGETS["tflite-fp32"].emit(nothing(), EmitOptions()).data)
+        floor.write_bytes(all_targets()["tflite-fp32"].emit(nothing(), EmitOptions()).data)
         *times, start = _turns([*files.values(), floor], threads, device)
     ns = {data: max(0.0, time - start) for data, time in zip(files, times, strict=True)}
     rows = rows_of([(one.name, one.kind, ns[one.data] / 1e3) for one in found])

@@ -115,6 +115,10 @@ def state_findings(answer: Mapping[str, Any], profile: DeviceProfile) -> list[Fi
     else:
         reason = missing.get("temperature", "nothing came")
         found.append(Finding("temperature", "warn", f"unavailable: {reason}", _blind("temperature")))
+    if sensors := machine.get("power_sensors"):
+        found.append(Finding("power", "ok", f"sensors: {', '.join(sensors)}"))
+    else:
+        found.append(Finding("power", "ok", f"no energy figures: {missing.get('power', 'nothing tells')}"))
     return found + [
         Finding("state", "warn", text, "mend it before you measure") for text in remarks(dict(answer), profile)
     ]

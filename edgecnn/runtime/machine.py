@@ -9,6 +9,7 @@ from typing import Any, Dict, Optional
 
 from .cpu import cpu_facts
 from .errors import RuntimeProblem
+from .power import power_sensors, why_no_sensor
 from .session import ENGINES, import_engine
 from .telemetry import Telemetry
 
@@ -18,6 +19,10 @@ def machine_facts() -> Dict[str, Any]:
     import numpy
 
     facts = cpu_facts()
+    settings = Telemetry().settings()
+    found = power_sensors()
+    if not found:
+        settings["unavailable"]["power"] = why_no_sensor()
     return {
         "cpu": facts.model,
         "architecture": facts.machine,
@@ -28,7 +33,8 @@ def machine_facts() -> Dict[str, Any]:
         "numpy": numpy.__version__,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "board": _board(),
-        **Telemetry().settings(),
+        "power_sensors": found,
+        **settings,
     }
 
 

@@ -94,7 +94,7 @@ def find_sensor(wanted: Optional[str] = None, root: str = "/") -> Sensor:
     if chosen:
         return chosen[0]
     if wanted is None:
-        raise BadRequest(_why_none(root))
+        raise BadRequest(why_no_sensor(root))
     names = ", ".join(sensor.name for sensor in found) or "none"
     raise BadRequest(f"no power sensor `{wanted}` here", do="sensors found: " + names)
 
@@ -105,6 +105,14 @@ def sensors(root: str = "/") -> List[Sensor]:
     if not any(sensor.covers.startswith("rail") for sensor in found) and root == "/":
         found += _tegrastats()
     return found + _battery(root)
+
+
+def power_sensors() -> List[str]:
+    """The names of the sensors of this machine, the most precise first."""
+    found = sensors()
+    for sensor in found:
+        sensor.close()
+    return [sensor.name for sensor in found]
 
 
 def energy(
@@ -213,7 +221,8 @@ def _product(one: str, other: str, factor: float) -> Callable[[], Optional[float
     return read
 
 
-def _why_none(root: str) -> str:
+def why_no_sensor(root: str = "/") -> str:
+    """Why no sensor was found below `root`."""
     if glob.glob(os.path.join(root, "sys/class/powercap/intel-rapl:[0-9]/energy_uj")):
         return "RAPL may not be read by this user (root may; or `chmod a+r` its energy_uj files)"
     if glob.glob(os.path.join(root, "sys/class/power_supply/*/current_now")):

@@ -14,6 +14,8 @@ from edgecnn.errors import EnvironmentFailure, InputError
 
 UNPACKED = ("DEQUANTIZE", "DENSIFY")
 """Operators that only unpack a constant: they belong to the operator that reads it."""
+UNARY = ("HARD_SWISH", "LOGISTIC", "TANH", "GELU", "ELU", "LEAKY_RELU", "EXP", "ABS", "NEG", "SQUARE", "SQRT", "RSQRT")
+"""Between DEQUANTIZE and QUANTIZE, XNNPACK makes one table of such a chain: alone its parts would cost far more."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,37 @@ def singles(path: Path) -> Iterator[Single]:
         for op, kind in zip(graph.operators, kinds, strict=True)
         if kind in UNPACKED and _is_const(model, graph, int(op.inputs[0]))
     }
-    for op, kind in zip(graph.operators, kinds, strict=True):
-        if int(op.outputs[0]) in unpacks:
+    chains = _chains(graph, kinds)
+    for at, (op, kind) in enumerate(zip(graph.operators, kinds, strict=True)):
+        if int(op.outputs[0]) in unpacks or at in {i for chain in chains.values() for i in chain[:-1]}:
             continue
+        chain = chains.get(at, [at])
         before = [unpacks[int(i)] for i in op.inputs if int(i) in unpacks]
+        data = _alone(schema, model, [*before, *(graph.operators[i] for i in chain)])
         name = graph.tensors[int(op.outputs[0])].name
-        yield Single(
-            name.decode(errors="replace") if name else kind.lower(), kind, _alone(schema, model, [*before, op])
-        )
+        yield Single(name.decode(errors="replace") if name else kind.lower(), " ".join(kinds[i] for i in chain), data)
+
+
+def _chains(graph: Any, kinds: list[str]) -> dict[int, list[int]]:
+    """Chains of DEQUANTIZE, unary operators and QUANTIZE without other readers, by the position of their last one."""
+    readers: dict[int, list[int]] = {}
+    for at, op in enumerate(graph.operators):
+        for i in op.inputs:
+            readers.setdefault(int(i), []).append(at)
+    outputs = {int(i) for i in graph.outputs}
+    found: dict[int, list[int]] = {}
+    for start, kind in enumerate(kinds):
+        chain = [start]
+        while kind == "DEQUANTIZE" and len(chain) < len(kinds):
+            made = int(graph.operators[chain[-1]].outputs[0])
+            after = readers.get(made, [])
+            if made in outputs or len(after) != 1 or kinds[after[0]] not in (*UNARY, "QUANTIZE"):
+                break
+            chain.append(after[0])
+            if kinds[after[0]] == "QUANTIZE":
+                found[after[0]] = chain
+                break
+    return found
 
 
 def _kind(code: Any, names: dict[int, str]) -> str:
